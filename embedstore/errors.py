@@ -1,0 +1,82 @@
+"""Every error that embedstore raises on purpose, as one small tree.
+
+    EmbedstoreError
+    ├── UsageError            the request itself cannot be right
+    │   └── UnknownName       a name nobody knows; the message lists the known ones
+    ├── SourceError           images, shards or class names that cannot be read
+    │   └── ImageError        one image that cannot be decoded; the others go on
+    ├── ModelUnavailable      a model that cannot be loaded: no weights, no network, no such architecture
+    ├── NotAvailable          a step needs something (labels, class names, finished rows) that the store does not hold
+    └── StoreError            anything wrong with a store
+        ├── StoreNotFound     nothing there, or something that is not a store of ours
+        ├── StoreCorrupt      a store of ours that contradicts itself
+        └── FingerprintMismatch   same name, different content; the message names the field that differs
+
+Each message says what was asked, what was found, and what to do. The command line maps these classes to exit codes;
+no other module knows about exit codes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EmbedstoreError(Exception):
+    """Base of every error in this module."""
+
+
+class UsageError(EmbedstoreError, ValueError):
+    """The request cannot be right, whatever the data."""
+
+
+class UnknownName(UsageError, LookupError):
+    """A name that nobody knows.
+
+    Parameters
+    ----------
+    kind : str
+        What was asked for, in the singular: ``"model"``, ``"data set"``, ``"method"``.
+    asked : str
+    known : iterable of str
+        Every name that would have worked; listed in the message, the closest first where one is close.
+    """
+
+    def __init__(self, kind: str, asked: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(asked, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        listing = f"Known: {', '.join(names)}." if names else f"There is no {kind} yet."
+        super().__init__(f"unknown {kind} {asked!r}.{hint} {listing}")
+
+
+class SourceError(EmbedstoreError, OSError):
+    """Images, shards or class names that cannot be read."""
+
+
+class ImageError(SourceError):
+    """One image that cannot be had or decoded; its row is marked failed and the others go on."""
+
+
+class ModelUnavailable(EmbedstoreError, RuntimeError):
+    """A model that cannot be loaded."""
+
+
+class NotAvailable(EmbedstoreError, LookupError):
+    """A step needs something that the store does not hold."""
+
+
+class StoreError(EmbedstoreError):
+    """Anything wrong with a store."""
+
+
+class StoreNotFound(StoreError, FileNotFoundError):
+    """Nothing at that address, or something that is not a store of ours."""
+
+
+class StoreCorrupt(StoreError):
+    """A store of ours that contradicts itself."""
+
+
+class FingerprintMismatch(StoreError):
+    """Same name, different content."""

@@ -1,0 +1,208 @@
+"""The frozen records that travel between rooms: rows, provenance, results.
+
+They hold data and nothing else: no files, no models, no store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
+
+# Row status, as stored (docs/format.md).
+PENDING, OK, FAILED = 0, 1, 2
+
+
+def fingerprint(value: object) -> str:
+    """SHA-256 (hex) of a JSON-like value, independent of key order and white space."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file that holds many images.
+
+    ``name`` is its base name, ``size`` its bytes.
+    """
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The row list of one split: which images there are, in which order. Fixed before any of them is embedded.
+
+    Attributes
+    ----------
+    keys : sequence of N str
+        Unique. The WebDataset ``__key__``, or the path relative to the folder.
+    labels : (N,) int32
+        Class index, -1 where unknown.
+    shard : (N,) int32
+        Index into ``shards``, -1 where the image is a file of its own.
+    offset, length : (N,) int64
+        Where the image's bytes lie in its shard or file; -1 where the source has no bytes, or no image for this row.
+    shards : tuple of Shard
+    class_names : tuple of str, or None
+        Names in label order, where the source knows them.
+    source : str
+        Where the rows came from, without secrets.
+    """
+
+    keys: Sequence[str]
+    labels: IntArray
+    shard: IntArray
+    offset: IntArray
+    length: IntArray
+    shards: tuple[Shard, ...]
+    class_names: tuple[str, ...] | None
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of keys, labels, places and shard sizes: equal if and only if the row lists are."""
+        digest = hashlib.sha256()
+        for key in self.keys:
+            raw = key.encode("utf-8", "surrogateescape")
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+        for column, dtype in ((self.labels, "<i4"), (self.shard, "<i4"), (self.offset, "<i8"), (self.length, "<i8")):
+            digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
+        digest.update(fingerprint([asdict(shard) for shard in self.shards]).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a model's embeddings: enough to notice, before any number is wrong, that something differs.
+
+    ``versions`` (of the libraries) are recorded but not part of the fingerprint: upgrading torch must not orphan a
+    store that took GPU-days. Everything else is.
+
+    Attributes
+    ----------
+    name : str
+        The model's name in the store.
+    architecture, pretrained : str
+        As the library that built it names them; ``pretrained`` is a tag, or ``"local"``.
+    weights_sha256 : str
+        Of the parameters and buffers actually loaded, in float precision as loaded.
+    preprocess : mapping
+        Image size, resize mode, interpolation, mean, std …
+    tokenizer : str or None
+        None where the model has no text tower.
+    quick_gelu : bool
+    precision : str
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the forward pass computes in.
+    dtype : str
+        ``"float16"`` or ``"float32"``: what features are stored as.
+    feature_dim, joint_dim : int
+        Widths before (Dp) and after (D) the projection.
+    logit_scale : float or None
+        The factor (already exponentiated) that the model multiplies cosines with.
+    versions : mapping of str to str
+    """
+
+    name: str
+    architecture: str
+    pretrained: str
+    weights_sha256: str
+    preprocess: Mapping[str, Any]
+    tokenizer: str | None
+    quick_gelu: bool
+    precision: str
+    dtype: str
+    feature_dim: int
+    joint_dim: int
+    logit_scale: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; :meth:`from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Provenance:
+        """Read what :meth:`to_json` wrote; unknown fields of a newer writer are ignored."""
+        return cls(**{f.name: value[f.name] for f in fields(cls) if f.name in value})
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that must not differ: all fields but ``versions``, as JSON so that stored and fresh compare."""
+        value: dict[str, Any] = json.loads(json.dumps(self.to_json()))
+        del value["versions"]
+        return value
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of :meth:`identity`."""
+        return fingerprint(self.identity())
+
+    def difference(self, other: Provenance) -> str | None:
+        """The first field in which two models differ, as ``"field: mine against theirs"``; None if they agree."""
+        mine, theirs = self.identity(), other.identity()
+        for name in mine:
+            if mine[name] != theirs[name]:
+                return f"{name}: {mine[name]!r} against {theirs[name]!r}"
+        return None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method found for one model and one in-distribution (ID) data set against some OOD sets.
+
+    Attributes
+    ----------
+    model, id_dataset, method : str
+    params : mapping
+        The method's hyper-parameters, seed and splits; JSON.
+    inputs : mapping of str to str
+        Fingerprint of everything read, by what it is (``"model"``, ``"images/cifar10/train"``, ``"texts/…"``).
+    id_accuracy : float or None
+        Accuracy in [0, 1] of the classifier behind the method on the ID test split; None where labels are missing.
+    metrics : mapping
+        ``{score: {"name/split" of the OOD set: {metric: float}}}``; the metrics are ``auroc``, ``fpr95``, ``aupr_in``,
+        ``aupr_out`` in [0, 1], and the sizes ``n_id`` and ``n_ood``.
+    absent : str or None
+        Why there are no metrics, where the method could not run.
+    scores : mapping of ``"score/name/split"`` to (N,) float64
+        Per image of a split, higher = more in-distribution, NaN where the image was not embedded.
+    weights : mapping of str to array
+        What was learned, where it is small enough to keep (a linear probe's coefficients).
+    notes : tuple of str
+        Things a reader should know: unfinished rows, classes without images.
+    seconds : float
+        Wall time that computing it took.
+    created : str
+        ISO 8601, UTC.
+    version : str
+        Of embedstore.
+    """
+
+    model: str
+    id_dataset: str
+    method: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    id_accuracy: float | None = None
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    absent: str | None = None
+    scores: Mapping[str, FloatArray] = field(default_factory=dict)
+    weights: Mapping[str, FloatArray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    created: str = ""
+    version: str = ""
+
+    def key(self) -> str:
+        """Twelve hex digits that name this result among its method's: a hash of parameters and inputs."""
+        return fingerprint({"params": dict(self.params), "inputs": dict(self.inputs)})[:12]

@@ -1,0 +1,193 @@
+"""One model's embeddings of one split: written block by block, read lazily."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from embedstore.errors import FingerprintMismatch, NotAvailable, StoreError
+from embedstore.records import OK, FloatArray, IntArray, Provenance, fingerprint
+from embedstore.store import layout
+from embedstore.store.splits import Split
+
+KIND = "images"
+
+
+def path_of(model: str, dataset: str, split: str) -> str:
+    """Where in the store these embeddings lie."""
+    return f"models/{model}/images/{dataset}/{split}"
+
+
+class Images:
+    """A model's embeddings of one split.
+
+    Attributes
+    ----------
+    model, dataset, split : str
+    features : zarr array (N, Dp)
+        Before the projection, not normalised, NaN where a row was not (or not yet) embedded. Nothing is read until it
+        is indexed; ``images.features[:]`` is numpy.
+    """
+
+    def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split) -> None:
+        self.model, self.dataset, self.split = provenance.name, rows.dataset, rows.split
+        self.provenance = provenance
+        self.rows = rows
+        self._root = root
+        self._group = layout.group_at(root, path_of(self.model, rows.dataset, rows.split))
+        self.features = layout.array_at(self._group, "features")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def name(self) -> str:
+        """``dataset/split``."""
+        return self.rows.name
+
+    @cached_property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """(N,) uint8: 0 pending, 1 ok, 2 failed."""
+        return layout.read(layout.array_at(self._group, "status"))
+
+    @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: the rows that were embedded."""
+        return np.equal(self.status, OK)
+
+    @property
+    def keys(self) -> npt.NDArray[Any]:
+        """(N,) str."""
+        return self.rows.keys
+
+    @property
+    def labels(self) -> IntArray:
+        """(N,) int32, -1 where unknown."""
+        return self.rows.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names in label order, or None."""
+        return self.rows.class_names
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of model, rows and which of them are finished: equal as long as the embeddings are."""
+        finished = self.status.tobytes().hex()
+        return fingerprint([self.provenance.fingerprint(), self.rows.fingerprint, finished])
+
+    def embedded(self) -> FloatArray:
+        """(M, Dp) float32: the features of the M rows that are ``ok``, in row order. Holds them all in memory."""
+        return layout.read(self.features)[self.ok].astype(np.float32)
+
+    def projected(self) -> FloatArray:
+        """(N, D) float32: the joint space, not normalised; NaN where a row was not embedded. Holds it in memory."""
+        if "projected" in self._group:
+            return layout.read(layout.array_at(self._group, "projected")).astype(np.float32)
+        projection = layout.read(layout.array_at(self._root, f"models/{self.model}/projection"))
+        joint: FloatArray = layout.read(self.features).astype(np.float32) @ projection
+        return joint
+
+    def captions(self) -> FloatArray:
+        """(N, D) float32: each image's own caption in the joint space, unit vectors; NaN where there is none.
+
+        Raises
+        ------
+        NotAvailable
+            If the split was extracted without captions.
+        """
+        if "captions" not in self._group:
+            raise NotAvailable(f"{self.name} has no captions for {self.model}; extract it with --captions")
+        return layout.read(layout.array_at(self._group, "captions")).astype(np.float32)
+
+
+class ImageWriter:
+    """Writes blocks of one model's embeddings of one split. A block's status chunk is written last."""
+
+    def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split) -> None:
+        self.rows = rows
+        group = layout.group_at(root, path_of(provenance.name, rows.dataset, rows.split))
+        self._arrays = {name: layout.for_writing(array) for name, array in group.arrays()}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the arrays that a block consists of, without ``status``."""
+        return sorted(set(self._arrays) - {"status"})
+
+    def pending(self) -> list[tuple[int, int, int]]:
+        """``(block, start, stop)`` of the blocks that are not done, in order."""
+        status = layout.read(self._arrays["status"])
+        # A finished row is never 0: a block whose chunk exists has no zero, one whose chunk is missing only zeros.
+        return [block for block in self.rows.blocks() if not status[block[1] : block[2]].all()]
+
+    def write(self, start: int, stop: int, status: npt.NDArray[np.uint8], **columns: FloatArray | None) -> None:
+        """Write one block, rows ``[start, stop)``.
+
+        Parameters
+        ----------
+        status : (stop - start,) uint8
+            1 (ok) or 2 (failed) for every row.
+        **columns : (stop - start, width) float, or None
+            ``features`` and, where the split has them, ``projected`` and ``captions``; NaN where the row failed.
+        """
+        given = {name for name, values in columns.items() if values is not None}
+        if sorted(given) != self.columns:
+            raise StoreError(f"{self.rows.name} has the columns {self.columns}, but {sorted(given)} were given")
+        if not np.isin(status, (1, 2)).all():
+            raise StoreError("a finished block has no pending rows")
+        for name, values in columns.items():
+            if values is not None:
+                self._arrays[name][start:stop] = values
+        self._arrays["status"][start:stop] = status
+
+
+def create(root: zarr.Group, provenance: Provenance, rows: Split, *, projected: bool, captions: bool) -> ImageWriter:
+    """Create the arrays of a model's embeddings of one split, or find them as they are, and return their writer."""
+    path = path_of(provenance.name, rows.dataset, rows.split)
+    stored = layout.committed(root, path, KIND)
+    if stored is None:
+        group = root.require_group(path)
+        widths = {"features": provenance.feature_dim}
+        if projected:
+            widths["projected"] = provenance.joint_dim
+        if captions:
+            widths["captions"] = provenance.joint_dim
+        for name, width in widths.items():
+            layout.create_array(
+                group,
+                name,
+                shape=(len(rows), width),
+                chunks=(rows.block_rows, width),
+                dtype=provenance.dtype,
+                dimensions=("row", "feature" if name == "features" else "joint"),
+                fill_value=float("nan"),
+            )
+        layout.create_array(
+            group,
+            "status",
+            shape=(len(rows),),
+            chunks=(rows.block_rows,),
+            dtype="uint8",
+            dimensions=("row",),
+            fill_value=0,
+        )
+        layout.commit(
+            group, KIND, model=provenance.fingerprint(), rows=rows.fingerprint, versions=dict(provenance.versions)
+        )
+        return ImageWriter(root, provenance, rows)
+    for what, mine in (("model", provenance.fingerprint()), ("rows", rows.fingerprint)):
+        if stored[what] != mine:
+            raise FingerprintMismatch(
+                f"the embeddings of {rows.name} by {provenance.name} belong to another {what} fingerprint "
+                f"({stored[what][:12]} stored, {mine[:12]} now); extract into another store"
+            )
+    if captions != (f"{path}/captions" in root):
+        raise FingerprintMismatch(
+            f"{rows.name} was extracted by {provenance.name} {'without' if captions else 'with'} captions; repeat that "
+            f"choice, or use another --dataset name"
+        )
+    return ImageWriter(root, provenance, rows)

@@ -1,0 +1,294 @@
+"""The store: one Zarr v3 group with rows, models, embeddings, prompts and results (docs/format.md specifies it)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store as ZarrStore
+
+from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreNotFound, UnknownName
+from embedstore.records import FloatArray, Provenance, Result, Rows
+from embedstore.store import images, layout, results, splits, texts
+from embedstore.store.images import Images, ImageWriter
+from embedstore.store.splits import Split
+
+DEFAULT_BLOCK_ROWS = 1024
+
+
+class Store:
+    """Features, prompts and results of any number of models and data sets.
+
+    Open one with :meth:`open` or :meth:`create`. A location is a path, a URL that fsspec understands, or a Zarr store
+    object (``zarr.storage.MemoryStore()`` in tests and notebooks).
+    """
+
+    def __init__(self, root: zarr.Group, location: str) -> None:
+        self._root = root
+        self.location = location
+
+    @classmethod
+    def create(cls, location: str | Path | ZarrStore) -> Store:
+        """Create a store, or open the one that is there, for writing.
+
+        Raises
+        ------
+        StoreNotFound
+            If something that is not a store of ours is in the way.
+        """
+        if isinstance(location, Path | str) and "://" not in str(location):
+            path = Path(location)
+            if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or any(path.iterdir())):
+                raise StoreNotFound(f"{location} exists and is not an embedstore; give a new path")
+        root = zarr.open_group(_zarr_location(location), mode="a", zarr_format=3)
+        if not dict(root.attrs):
+            if any(root.keys()):
+                raise StoreNotFound(f"{location} is a Zarr group that embedstore did not make; give a new path")
+            root.update_attributes({layout.ATTRIBUTE: {"format": layout.FORMAT, "version": version("embedstore")}})
+        return cls(_checked(root, location), str(location))
+
+    @classmethod
+    def open(cls, location: str | Path | ZarrStore, *, writable: bool = False) -> Store:
+        """Open an existing store.
+
+        Raises
+        ------
+        StoreNotFound
+            If there is nothing, or something that is not a store of ours.
+        StoreCorrupt
+            If it was written in a format that this version does not know.
+        """
+        try:
+            root = zarr.open_group(_zarr_location(location), mode="r+" if writable else "r", zarr_format=3)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreNotFound(
+                f"no store at {location}; `embedstore extract … --store {location}` makes one"
+            ) from error
+        return cls(_checked(root, location), str(location))
+
+    def __repr__(self) -> str:
+        return f"Store({self.location!r})"
+
+    # Rows -------------------------------------------------------------------------------------------------------------
+
+    def datasets(self) -> dict[str, list[str]]:
+        """Splits by data set, sorted."""
+        found: dict[str, list[str]] = {}
+        for path in layout.find(self._root, "datasets", splits.KIND):
+            dataset, split = path.split("/")
+            found.setdefault(dataset, []).append(split)
+        return found
+
+    def rows(self, dataset: str, split: str) -> Split:
+        """The row list of one split; :class:`UnknownName` if it was never extracted."""
+        content = None
+        if "/" not in dataset + split:
+            content = layout.committed(self._root, f"datasets/{dataset}/{split}", splits.KIND)
+        if content is None:
+            known = self.datasets()
+            if dataset not in known:
+                raise UnknownName("data set", dataset, known)
+            raise UnknownName("split", f"{dataset}/{split}", [f"{dataset}/{name}" for name in known[dataset]])
+        return Split(self._root, dataset, split, content)
+
+    def add_rows(self, dataset: str, split: str, rows: Rows, *, block_rows: int = DEFAULT_BLOCK_ROWS) -> Split:
+        """Store the row list of one split; the same list again is a no-op.
+
+        `block_rows` applies to a new split only: a stored one keeps its own.
+
+        Raises
+        ------
+        FingerprintMismatch
+            If other rows or class names are stored under this name.
+        """
+        splits.write_rows(self._root, dataset, split, rows, block_rows)
+        return self.rows(dataset, split)
+
+    # Models -----------------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[str]:
+        """Names of the models, sorted."""
+        return list(layout.find(self._root, "models", "model", skip=frozenset({"images", "texts"})))
+
+    def provenance(self, model: str) -> Provenance:
+        """What made a model's embeddings; :class:`UnknownName` if the store does not know it."""
+        content = layout.committed(self._root, f"models/{model}", "model")
+        if content is None:
+            raise UnknownName("model", model, self.models())
+        return Provenance.from_json(content["provenance"])
+
+    def projection(self, model: str) -> FloatArray | None:
+        """(Dp, D) float32: the image head; None where it is not one matrix."""
+        self.provenance(model)
+        group = layout.group_at(self._root, f"models/{model}")
+        return layout.read(layout.array_at(group, "projection")) if "projection" in group else None
+
+    def add_model(self, provenance: Provenance, projection: FloatArray | None) -> None:
+        """Store what a model is; the same model again is a no-op.
+
+        Raises
+        ------
+        FingerprintMismatch
+            If another model is stored under this name; the message names the field that differs.
+        """
+        name = layout.check_name("model", provenance.name)
+        if layout.committed(self._root, f"models/{name}", "model") is not None:
+            difference = self.provenance(name).difference(provenance)
+            if difference is not None:
+                raise FingerprintMismatch(
+                    f"the store holds another model under the name {name!r}; {difference} (stored against asked). "
+                    f"Use the stored setting, or give this one a name of its own with --name"
+                )
+            return
+        group = self._root.require_group(f"models/{name}")
+        if projection is not None:
+            array = layout.create_array(
+                group,
+                "projection",
+                shape=projection.shape,
+                chunks=projection.shape,
+                dtype="float32",
+                dimensions=("feature", "joint"),
+            )
+            array[:] = projection
+        layout.commit(group, "model", fingerprint=provenance.fingerprint(), provenance=provenance.to_json())
+
+    # Images -----------------------------------------------------------------------------------------------------------
+
+    def embedded(self, model: str) -> list[tuple[str, str]]:
+        """``(data set, split)`` of everything that a model has embedded or begun to, sorted."""
+        found = layout.find(self._root, f"models/{model}/images", images.KIND)
+        return [(path.split("/")[0], path.split("/")[1]) for path in found]
+
+    def images(self, model: str, dataset: str, split: str) -> Images:
+        """A model's embeddings of one split, read lazily.
+
+        Raises
+        ------
+        UnknownName
+            If the store does not know the model, data set or split.
+        NotAvailable
+            If this model never embedded that split.
+        StoreCorrupt
+            If the embeddings belong to rows or a model that the store no longer has.
+        """
+        provenance, rows = self.provenance(model), self.rows(dataset, split)
+        stored = layout.committed(self._root, images.path_of(model, dataset, split), images.KIND)
+        if stored is None:
+            raise NotAvailable(
+                f"{model} has not embedded {rows.name}; run `embedstore extract … --model {model} --dataset {dataset} "
+                f"--split {split}`"
+            )
+        for what, now in (("model", provenance.fingerprint()), ("rows", rows.fingerprint)):
+            if stored[what] != now:
+                raise StoreCorrupt(f"the embeddings of {rows.name} by {model} belong to another {what} fingerprint")
+        return Images(self._root, provenance, rows)
+
+    def image_writer(self, model: str, rows: Split, *, projected: bool = False, captions: bool = False) -> ImageWriter:
+        """The writer of a model's embeddings of one split; begins or resumes it.
+
+        Parameters
+        ----------
+        projected : bool
+            Store the joint space too, for an image head that is not one matrix.
+        captions : bool
+            Store each image's own caption too.
+        """
+        return images.create(self._root, self.provenance(model), rows, projected=projected, captions=captions)
+
+    # Prompts ----------------------------------------------------------------------------------------------------------
+
+    def class_sets(self, model: str) -> dict[str, list[str]]:
+        """Template sets by class set, sorted, that a model has embedded."""
+        return texts.sets(self._root, model)
+
+    def texts(self, model: str, class_set: str, templates: str = "plp") -> FloatArray:
+        """(C, D) float32: one unit vector per class, the normalised mean over the templates.
+
+        Raises
+        ------
+        UnknownName
+            If the store does not know the model.
+        NotAvailable
+            If these prompts were not embedded.
+        """
+        return texts.ensemble(self.template_texts(model, class_set, templates))
+
+    def template_texts(self, model: str, class_set: str, templates: str = "plp") -> FloatArray:
+        """(C, P, D) float32: one unit vector per class and template."""
+        return layout.read(self._text_array(model, class_set, templates))
+
+    def text_info(self, model: str, class_set: str, templates: str = "plp") -> dict[str, Any]:
+        """``names`` (C), ``templates`` (P) and ``fingerprint`` of stored prompts."""
+        content: Any = dict(self._text_array(model, class_set, templates).attrs)[layout.ATTRIBUTE]
+        return dict(content)
+
+    def has_texts(
+        self, model: str, class_set: str, template_set: str, names: Sequence[str], templates: Sequence[str]
+    ) -> bool:
+        """Whether these prompts are stored; :class:`FingerprintMismatch` if others are, under the same names."""
+        return texts.has(self._root, model, class_set, template_set, names, templates)
+
+    def add_texts(
+        self,
+        model: str,
+        class_set: str,
+        template_set: str,
+        *,
+        names: Sequence[str],
+        templates: Sequence[str],
+        vectors: FloatArray,
+    ) -> None:
+        """Store (C, P, D) unit vectors; the same names and templates again are a no-op.
+
+        Raises
+        ------
+        FingerprintMismatch
+            If other names or templates are stored under these names.
+        """
+        if not self.has_texts(model, class_set, template_set, names, templates):
+            content = {"names": list(names), "templates": list(templates)}
+            mark = self.provenance(model).fingerprint()
+            texts.write(self._root, model, mark, class_set, template_set, content, vectors)
+
+    def _text_array(self, model: str, class_set: str, templates: str) -> zarr.Array[Any]:
+        provenance = self.provenance(model)
+        path = texts.path_of(model, class_set, templates)
+        if layout.committed(self._root, path, texts.KIND) is None:
+            if provenance.tokenizer is None:
+                raise NotAvailable(f"{model} has no text tower")
+            have = [f"{name}/{inner}" for name, sets in self.class_sets(model).items() for inner in sets]
+            raise NotAvailable(
+                f"{model} has no prompts {class_set}/{templates} (it has: {', '.join(have) or 'none'}); extract "
+                f"{class_set} with --classes FILE and --templates {templates}"
+            )
+        return layout.array_at(self._root, path)
+
+    # Results ----------------------------------------------------------------------------------------------------------
+
+    def add_result(self, result: Result) -> None:
+        """Store what a method found; the same parameters and inputs again replace it."""
+        results.write(self._root, result)
+
+    def results(self) -> Iterator[Result]:
+        """Every stored result, oldest first; its scores and weights are read when looked up."""
+        return results.read_all(self._root)
+
+
+def _zarr_location(location: str | Path | ZarrStore) -> str | ZarrStore:
+    return location if isinstance(location, ZarrStore) else str(location)
+
+
+def _checked(root: zarr.Group, location: object) -> zarr.Group:
+    content: Any = dict(root.attrs).get(layout.ATTRIBUTE)
+    if not isinstance(content, dict) or "format" not in content:
+        raise StoreNotFound(f"{location} is a Zarr group, but not an embedstore (no {layout.ATTRIBUTE!r} attribute)")
+    if content["format"] != layout.FORMAT:
+        raise StoreCorrupt(
+            f"{location} is an embedstore of format {content['format']!r}, this version reads format {layout.FORMAT}; "
+            f"upgrade embedstore"
+        )
+    return root

@@ -1,0 +1,84 @@
+"""Embedded prompts: one unit vector per class and template, and the ensemble over templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+
+from embedstore.errors import FingerprintMismatch
+from embedstore.records import FloatArray, fingerprint
+from embedstore.store import layout
+
+KIND = "texts"
+
+
+def ensemble(vectors: FloatArray) -> FloatArray:
+    """One vector per class from one per class and template: their mean, made a unit vector again.
+
+    Parameters
+    ----------
+    vectors : (C, P, D) float, unit vectors
+
+    Returns
+    -------
+    (C, D) float32, unit vectors
+    """
+    mean = np.asarray(vectors, dtype=np.float64).mean(axis=1)
+    unit: FloatArray = (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def path_of(model: str, class_set: str, template_set: str) -> str:
+    """Where in the store these prompts lie."""
+    return f"models/{model}/texts/{class_set}/{template_set}"
+
+
+def sets(root: zarr.Group, model: str) -> dict[str, list[str]]:
+    """Template sets by class set, sorted."""
+    group = root.get(f"models/{model}/texts")
+    if not isinstance(group, zarr.Group):
+        return {}
+    return {name: sorted(inner.array_keys()) for name, inner in sorted(group.groups())}
+
+
+def has(
+    root: zarr.Group, model: str, class_set: str, template_set: str, names: Sequence[str], templates: Sequence[str]
+) -> bool:
+    """See :meth:`embedstore.Store.has_texts`."""
+    stored = layout.committed(root, path_of(model, class_set, template_set), KIND)
+    if stored is None:
+        return False
+    for what, mine in (("names", list(names)), ("templates", list(templates))):
+        if stored[what] != mine:
+            raise FingerprintMismatch(
+                f"the prompts {class_set}/{template_set} of {model} were made with other {what}: {stored[what]} "
+                f"stored, {mine} now. Use another --dataset name or another store"
+            )
+    return True
+
+
+def write(
+    root: zarr.Group,
+    model: str,
+    model_fingerprint: str,
+    class_set: str,
+    template_set: str,
+    content: dict[str, Any],
+    vectors: FloatArray,
+) -> None:
+    """Store (C, P, D) unit vectors as one chunk: whole or not at all."""
+    layout.check_name("class set", class_set)
+    layout.check_name("template set", template_set)
+    array = layout.create_array(
+        root.require_group(f"models/{model}/texts/{class_set}"),
+        template_set,
+        shape=vectors.shape,
+        chunks=vectors.shape,
+        dtype="float32",
+        dimensions=("class", "template", "joint"),
+    )
+    array[:] = np.asarray(vectors, dtype=np.float32)
+    layout.commit(array, KIND, fingerprint=fingerprint([model_fingerprint, content]), **content)
