@@ -6,7 +6,6 @@ score, across CLIP models: ordinary least squares, one point per model.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,5 +66,4 @@ def fit_line(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
     u, v = dx / size_x, dy / size_y
     uu, uv, vv = float(u @ u), float(u @ v), float(v @ v)
     slope = float(uv / uu * (size_y / size_x))
-    fraction = (uv / math.sqrt(uu) / math.sqrt(vv)) ** 2
-    return Line(slope, float(b.mean() - slope * a.mean()), min(1.0, fraction), len(a))
+    return Line(slope, float(b.mean() - slope * a.mean()), min(1.0, uv * uv / (uu * vv)), len(a))

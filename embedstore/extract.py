@@ -220,7 +220,7 @@ def _silent(rows: int) -> None:
     """Report no progress."""
 
 
-# Reading and decoding, here or in worker processes ----------------------------------------------------------------------
+# Reading and decoding, here or in worker processes --------------------------------------------------------------------
 
 
 @dataclass
@@ -280,7 +280,6 @@ def _loader(batches: _Batches, encoder: Encoder, workers: int | None) -> DataLoa
         batches,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
-        # A fork would copy the locks of this process's threads (Zarr's event loop, torch's pool) in whatever state they are.
+        # A fork would copy the locks of this process's threads (Zarr's event loop, torch's pool) as they happen to be.
         multiprocessing_context="forkserver" if workers else None,
     )
-

@@ -45,7 +45,8 @@ def unit(X: npt.ArrayLike, dtype: type[np.floating[Any]] = np.float32) -> FloatA
         bad = np.flatnonzero(~np.isfinite(length))
         if bad.size:
             raise UsageError(
-                f"row {start + bad[0]} is not finite (and maybe others of the {len(rows)}); leave out images without features"
+                f"row {start + bad[0]} of {len(rows)} (and perhaps more) is not finite; "
+                "leave out images that have no features"
             )
         length[length == 0] = 1
         out[start : start + _BLOCK] = block / length[:, None]

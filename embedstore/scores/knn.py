@@ -156,7 +156,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scaled = (similarities - similarities[:, :1]).astype(np.float64) / self.temperature
         cells = np.arange(len(codes))[:, None] * len(self.classes_) + codes
         votes = np.bincount(cells.ravel(), np.exp(scaled).ravel(), minlength=len(codes) * len(self.classes_))
-        return votes.reshape(len(codes), len(self.classes_))
+        return np.asarray(votes, dtype=np.float64).reshape(len(codes), len(self.classes_))
 
 
 def _features(estimator: BaseEstimator, X: npt.ArrayLike, *, reset: bool = False) -> npt.NDArray[np.floating]:

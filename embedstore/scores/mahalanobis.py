@@ -86,11 +86,13 @@ class MahalanobisDetector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self.mean_ = _column_mean(rows)
         self.means_ = self.mean_ + _class_means(rows, codes, len(self.classes_), self.mean_)
+        # Squares below this are what rounding leaves of features that do not vary.
+        negligible = 1e-24 * float(np.max(np.square(self.mean_)))
         within = _scatter(rows, self.means_, codes) / freedom
-        self.cholesky_ = _factor(within, self.ridge, "within the classes")
+        self.cholesky_ = _factor(within, self.ridge, negligible, "within the classes")
         if self.relative:
             whole = _scatter(rows, self.mean_[None], np.zeros_like(codes)) / (len(rows) - 1)
-            self.global_cholesky_ = _factor(whole, self.ridge, "of all rows")
+            self.global_cholesky_ = _factor(whole, self.ridge, negligible, "of all rows")
         return self
 
     def score_samples(self, X: npt.ArrayLike) -> Float64:
@@ -161,7 +163,10 @@ def _class_means(
     totals = np.zeros((n_classes, rows.shape[1]))
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        np.add.at(totals, codes[block], rows[block].astype(np.float64) - origin)
+        # Rows of one class brought together and summed in one sweep; np.add.at would take them one by one.
+        order = np.argsort(codes[block], kind="stable")
+        present, first = np.unique(codes[block][order], return_index=True)
+        totals[present] += np.add.reduceat(rows[block][order].astype(np.float64) - origin, first, axis=0)
     return totals / np.bincount(codes, minlength=n_classes)[:, None]
 
 
@@ -175,20 +180,25 @@ def _scatter(rows: npt.NDArray[np.generic], centres: Float64, codes: npt.NDArray
     return total
 
 
-def _factor(covariance: Float64, ridge: float, where: str) -> Float64:
+def _factor(covariance: Float64, ridge: float, negligible: float, where: str) -> Float64:
     """Lower Cholesky factor of the covariance plus ``ridge`` times its mean eigenvalue."""
     from scipy.linalg import LinAlgError, cholesky
 
     mean_eigenvalue = float(np.trace(covariance)) / len(covariance)
-    if mean_eigenvalue == 0:
+    if mean_eigenvalue <= negligible:
         raise NotAvailable(f"the covariance {where} is zero: the features do not vary there")
     covariance[np.diag_indices_from(covariance)] += ridge * mean_eigenvalue
+    singular = NotAvailable(
+        f"the covariance {where} is singular ({len(covariance)} features, ridge={ridge}); use a larger ridge"
+    )
     try:
-        return np.asarray(cholesky(covariance, lower=True), dtype=np.float64)
+        factor = np.asarray(cholesky(covariance, lower=True), dtype=np.float64)
     except LinAlgError as error:
-        raise NotAvailable(
-            f"the covariance {where} is singular ({len(covariance)} features, ridge={ridge}); use a larger ridge"
-        ) from error
+        raise singular from error
+    # Rounding can let a singular matrix through. A pivot is what a feature adds to the ones before it: none, here.
+    if (np.square(np.diag(factor)) <= len(factor) * np.finfo(np.float64).eps * np.diag(covariance)).any():
+        raise singular
+    return factor
 
 
 def _whiten(rows: Float64, factor: Float64) -> Float64:

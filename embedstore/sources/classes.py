@@ -6,7 +6,7 @@ import json
 import os
 
 from embedstore.errors import SourceError
-from embedstore.sources.places import border, locate, redact
+from embedstore.sources.places import FileSystem, border, locate, redact
 
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -31,8 +31,11 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
         The file is missing or holds something else; the message names the file and what was found.
     """
     spec = os.fspath(path)
-    shown = redact(spec)
-    fs, place = locate(spec)
+    return read_classes_at(*locate(spec), redact(spec))
+
+
+def read_classes_at(fs: FileSystem, place: str, shown: str) -> tuple[str, ...]:
+    """:func:`read_classes` for a file system already at hand; messages call the file ``shown``."""
     with border(f"class names from {shown}"), fs.open(place, "rb") as file:
         raw: bytes = file.read()
     try:
@@ -82,6 +85,6 @@ def check_label(label: int, class_names: tuple[str, ...] | None, where: str) -> 
     """Raise SourceError, naming both numbers, if a label has no class name though there are names."""
     if class_names is not None and label >= len(class_names):
         raise SourceError(
-            f"{where}: label {label}, but there are {len(class_names)} class names (labels 0 to {len(class_names) - 1})."
-            " Give the right list with --classes"
+            f"{where}: label {label}, but there are {len(class_names)} class names, for labels from 0"
+            f" to {len(class_names) - 1}. Give the right list with --classes"
         )

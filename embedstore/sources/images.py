@@ -121,18 +121,20 @@ def _scaled(image: Image.Image) -> Image.Image:
     """Bring integers of 16 or 32 bits and floats, one channel, to 8 bits.
 
     The full range is taken to be the smallest of these that holds every pixel: for floats 0 to 1, then 0 to 255; for
-    both 0 to 65535; else the image's own minimum to maximum. NaN counts as 0.
+    both 0 to 65535; else the image's own minimum to maximum. NaN and infinities count as 0.
     """
     from PIL import Image
 
-    pixels: npt.NDArray[np.float64] = np.nan_to_num(np.asarray(image, dtype=np.float64))  # (height, width)
+    pixels: npt.NDArray[np.float64] = np.nan_to_num(  # (height, width)
+        np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0
+    )
     low, high = float(pixels.min()), float(pixels.max())
     ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     if low < 0 or high > 65535:
-        pixels, full = pixels - low, high - low
+        pixels, full = pixels - low, (high - low) or 1.0
     else:
         full = next(top for top in ranges if high <= top)
-    grey: npt.NDArray[Any] = np.rint(pixels * (255.0 / full)).astype(np.uint8)
+    grey: npt.NDArray[Any] = np.rint(pixels * 255.0 / full).astype(np.uint8)
     return Image.fromarray(grey)
 
 

@@ -32,7 +32,7 @@ def same_split(a: str, b: str) -> bool:
 
 
 def shard_group(name: str) -> str:
-    """What a shard is one of: ``train`` for ``train-000007.tar`` and ``x-training-0001-of-0100.tar``, else its prefix."""
+    """What a shard is one of: ``train`` for ``train-000007.tar`` or ``x-training-01-of-10.tar``; else its prefix."""
     stem = name[:-4] if name.lower().endswith(".tar") else name
     prefix = re.sub(r"[-_.]of[-_.]\d+$", "", stem).rstrip("0123456789-_.")
     for token in re.split(r"[-_.]", prefix):

@@ -15,7 +15,7 @@ _COMMAND = re.compile(r"(pipe|cmd|command|exec|shell|sh|bash):", re.IGNORECASE)
 
 
 def redact(spec: str) -> str:
-    """A path or URL without ``user:password@`` and without its query and fragment, where signed URLs keep their secrets."""
+    """A path or URL without ``user:password@``, and without query and fragment, where signed URLs keep secrets."""
     if "://" not in spec:
         return spec
     return re.sub(r"[?#].*", "", re.sub(r"//[^/]*@", "//", spec), flags=re.DOTALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class Store:
         if not dict(root.attrs):
             if any(root.keys()):
                 raise StoreNotFound(f"{location} is a Zarr group that embedstore did not make; give a new path")
-            root.update_attributes({layout.ATTRIBUTE: {"format": layout.FORMAT, "version": version("embedstore")}})
+            root.update_attributes({layout.ATTRIBUTE: {"format": layout.FORMAT}})
         return cls(_checked(root, location), str(location))
 
     @classmethod

@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both need only Linux, Python 3.11 to 3.13 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: demo test test-all lint clean
+
+demo: $(READY)
+	$(BIN)/embedstore demo --out demo
+
+test: lint
+	$(BIN)/pytest -m "not slow" -n auto
+
+test-all: lint
+	$(BIN)/pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# uv installs torch in seconds where pip takes minutes; it comes from pip itself, so nothing else is needed. The marker's
+# name holds a checksum of what was asked for, so a change of the dependencies installs them again.
+$(READY):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(shell grep '^uv==' constraints.txt)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'
+	rm -f $(VENV)/ready-*
+	touch $@
+
+clean:
+	rm -rf build demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

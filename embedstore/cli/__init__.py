@@ -1,0 +1,286 @@
+"""The command line: parse, call the library, print. Nothing else knows paths, flags or exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from embedstore import errors
+from embedstore.cli.exits import SOME_FAILED, Commands, stoppable
+
+store_option = click.option("--store", "location", required=True, metavar="PATH", help="The feature store.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+models_help = "ARCH/TAG, ARCH//weights, hf-hub:ORG/REPO, local-dir:PATH or timm:NAME. Repeatable."
+
+
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "EMBEDSTORE",
+        # People who come from other tools type underscores.
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+@click.version_option(package_name="embedstore", message="%(version)s")
+def main() -> None:
+    """Embed images once, then classify them and detect out-of-distribution images from the cached features.
+
+    Every option is also read from EMBEDSTORE_<COMMAND>_<OPTION>. Exit codes: 0 done, 1 failed, 2 usage, 3 done but
+    some images failed, 5 store corrupt or written by another model, 75 stopped (run again to resume).
+    """
+
+
+@main.command()
+@click.argument("source")
+@store_option
+@click.option("--model", "models", required=True, multiple=True, metavar="MODEL", help=models_help)
+@click.option("--name", help="The model's name in the store, instead of the one that follows from --model.")
+@click.option("--dataset", help="Data set name. From the path if not given.")
+@click.option("--split", help="Split name. From the path if not given.")
+@click.option("--classes", metavar="FILE", help="Class names in label order: JSON list, or one a line.")
+@click.option(
+    "--templates",
+    multiple=True,
+    default=("plp",),
+    show_default=True,
+    metavar="SET",
+    help="Prompt templates: plp, simple or openai80. Repeatable.",
+)
+@click.option(
+    "--captions",
+    is_flag=False,
+    flag_value="txt",
+    metavar="[EXT]",
+    help="Embed each image's own caption, KEY.EXT, too. --captions alone means --captions=txt.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 … or auto.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that read and decode. Chosen by the amount of work if not given.",
+)
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="What the model computes in.",
+)
+@click.option(
+    "--dtype",
+    default="float16",
+    show_default=True,
+    type=click.Choice(["float16", "float32"]),
+    help="What features are stored as.",
+)
+@click.option(
+    "--block-rows",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Rows a block, the unit of work and of resume. For a new split; a stored one keeps its own.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first N rows; the split then has N rows.")
+@json_option
+@quiet_option
+@click.pass_context
+def extract(
+    ctx: click.Context,
+    source: str,
+    location: str,
+    models: tuple[str, ...],
+    name: str | None,
+    dataset: str | None,
+    split: str | None,
+    classes: str | None,
+    templates: tuple[str, ...],
+    captions: str | None,
+    device: str,
+    batch_size: int,
+    workers: int | None,
+    precision: str,
+    dtype: str,
+    block_rows: int,
+    limit: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Embed the images of SOURCE, and the names of its classes as prompts, into the store.
+
+    SOURCE is WebDataset tars ('train-{000..009}.tar', a quoted glob, a folder of tars), a folder of images (one
+    sub-folder per class, or flat), or torchvision:CIFAR10. Run the same command again to resume: finished blocks are
+    not redone.
+
+    \b
+    Example:
+      embedstore extract 'cifar10/train-{000000..000004}.tar' --store clip.zarr --model ViT-B-32/openai
+    """
+    from embedstore.cli import console
+    from embedstore.encoders import load_encoder
+    from embedstore.extract import embed_images, embed_texts, list_rows
+    from embedstore.sources import open_source
+    from embedstore.store import Store
+
+    if name is not None and len(models) > 1:
+        raise errors.UsageError("--name renames one model; give one --model with it")
+    out = console.human(quiet=quiet)
+    with stoppable(ctx):
+        images = open_source(source, dataset=dataset, split=split, classes=classes)
+        store = Store.create(location)
+        rows, stored = list_rows(store, images, limit=limit, block_rows=block_rows)
+        class_names = stored.class_names
+        out.print(f"{stored.name}: {len(rows):,} images, {len(class_names) if class_names else 'no'} class names")
+        outcomes = []
+        for model in models:
+            encoder = load_encoder(model, device=device, precision=precision, dtype=dtype, name=name)
+            store.add_model(encoder.provenance, encoder.projection)
+            if class_names and encoder.has_text:
+                embed_texts(store, encoder, stored.dataset, class_names, templates)
+            with console.progress(out, f"{stored.name} · {encoder.provenance.name}", len(rows)) as advance:
+                outcome = embed_images(
+                    store,
+                    encoder,
+                    images,
+                    rows,
+                    stored,
+                    batch_size=batch_size,
+                    workers=workers,
+                    captions=captions,
+                    progress=advance,
+                )
+            console.print_outcome(out, outcome)
+            outcomes.append(outcome)
+    if as_json:
+        click.echo(json.dumps([vars(outcome) for outcome in outcomes]))
+    if any(outcome.failed for outcome in outcomes):
+        ctx.exit(SOME_FAILED)
+
+
+@main.command()
+@store_option
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="All models of the store if not given.")
+@click.option("--id", "id_name", required=True, metavar="NAME", help="The in-distribution data set.")
+@click.option(
+    "--ood",
+    "ood_names",
+    required=True,
+    multiple=True,
+    metavar="NAME[:SPLIT]",
+    help="An OOD set's test split. Repeatable.",
+)
+@click.option("--method", "methods", multiple=True, metavar="METHOD", help="All methods if not given. Repeatable.")
+@click.option(
+    "--templates", default="plp", show_default=True, metavar="SET", help="The prompts that make class vectors."
+)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="Repeatable.")
+@click.option("--results", metavar="PATH", help="Write results into this store instead.")
+@json_option
+@quiet_option
+def probe(
+    location: str,
+    models: tuple[str, ...],
+    id_name: str,
+    ood_names: tuple[str, ...],
+    methods: tuple[str, ...],
+    templates: str,
+    seeds: tuple[int, ...],
+    results: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Classify and detect from cached features alone: fit on NAME/train, test on NAME/test against each OOD set.
+
+    Methods: knn, mcm, plp (pseudo-label probing), linear, mahalanobis, relative-mahalanobis.
+
+    \b
+    Example:
+      embedstore probe --store clip.zarr --id cifar10 --ood cifar100 --ood textures
+    """
+    from embedstore.cli import console
+    from embedstore.encoders import parse_model
+    from embedstore.evaluate import METHODS, Study, run_methods
+    from embedstore.store import Store
+
+    out = console.human(quiet=quiet)
+    for method in methods:
+        if method not in METHODS:
+            raise errors.UnknownName("method", method, METHODS)
+    store = Store.open(location, writable=results is None)
+    target = store if results is None else Store.create(results)
+    known = store.models()
+    if not known:
+        raise errors.NotAvailable(f"{location} holds no model yet; run `embedstore extract` first")
+    found, refused = [], []
+    for model in [model if model in known else parse_model(model).name for model in models] or known:
+        for seed in seeds:
+            try:
+                study = Study(store, model, id_name, ood_names, seed=seed, templates=templates)
+            except errors.NotAvailable as error:
+                refused.append(f"{model}: {error}")
+                break
+            for result in console.each(out, run_methods(study, methods), f"{model} · seed {seed}"):
+                target.add_result(result)
+                found.append(result)
+    if not found:
+        raise errors.NotAvailable(" ".join(refused))
+    console.print_results(out, found, refused)
+    if as_json:
+        click.echo(json.dumps(console.as_rows(found)))
+
+
+@main.command()
+@store_option
+@click.option("--out", required=True, metavar="DIR", help="Where report.html, results.csv and results.json go.")
+@click.option("--title", help="The page's heading.")
+@quiet_option
+def report(location: str, out: str, title: str | None, quiet: bool) -> None:
+    """Write what `probe` found as one HTML page, CSV and JSON, with R² over the models in the store.
+
+    \b
+    Example:
+      embedstore report --store clip.zarr --out report
+    """
+    from embedstore.cli import console
+    from embedstore.report import write_report
+    from embedstore.store import Store
+
+    page = write_report(Store.open(location), out, title=title)
+    console.human(quiet=quiet).print(f"Report: {page}", soft_wrap=True)
+
+
+@main.command("ls")
+@store_option
+@json_option
+def list_store(location: str, as_json: bool) -> None:
+    """List the models and data sets of a store, and how much of each is embedded.
+
+    \b
+    Example:
+      embedstore ls --store clip.zarr
+    """
+    from embedstore.cli import console
+    from embedstore.store import Store
+
+    rows = console.inventory(Store.open(location))
+    if as_json:
+        click.echo(json.dumps(rows))
+    else:
+        console.print_inventory(console.human(), rows)
+
+
+@main.command()
+@click.option("--out", default="demo", show_default=True, metavar="DIR", help="Where data, models and store go.")
+def demo(out: str) -> None:
+    """The whole street in about a minute, offline: handwritten digits, miniature CLIPs, probes, a report.
+
+    \b
+    Example:
+      embedstore demo --out demo
+    """
+    from embedstore.pipelines import demo as recipe
+
+    recipe.main(out)

@@ -1,0 +1,185 @@
+"""What commands print: plain lines, progress bars on a terminal, tables. Percent and rounding happen here only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from embedstore.records import FAILED, OK, Result
+from embedstore.store import Store
+
+if TYPE_CHECKING:
+    from embedstore.extract import Outcome
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def human(*, quiet: bool = False) -> Console:
+    """The console for people: stderr, so that stdout stays free for ``--json``; tables keep their width in a pipe."""
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
+
+
+@contextmanager
+def progress(console: Console, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with images a second and the time left on a terminal; a line now and then elsewhere."""
+    began = time.perf_counter()
+    done, last = 0, began
+
+    def rate() -> str:
+        return f"{done / max(time.perf_counter() - began, 1e-9):,.0f} images/s"
+
+    if not console.is_terminal:
+
+        def line(rows: int) -> None:
+            nonlocal done, last
+            done += rows
+            if time.perf_counter() - last > _SECONDS_BETWEEN_LINES:
+                last = time.perf_counter()
+                console.print(f"{label}: {done:,} of {total:,}, {rate()}")
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task(label, total=total, rate="")
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            bars.update(task, advance=rows, rate=rate())
+
+        yield advance
+
+
+def each(console: Console, results: Iterable[Result], label: str) -> Iterator[Result]:
+    """Pass results on; on a terminal, show which model is being worked on."""
+    if not console.is_terminal:
+        yield from results
+        return
+    with console.status(label) as status:
+        for result in results:
+            status.update(f"{label} · {result.method} took {result.seconds:.1f} s")
+            yield result
+
+
+def print_outcome(console: Console, outcome: Outcome, *, most: int = 5) -> None:
+    """One line per model and split; the first failures by key and reason."""
+    rate = f", {outcome.embedded / outcome.seconds:,.0f} images/s" if outcome.embedded else ", nothing left to do"
+    console.print(
+        f"{outcome.name} · {outcome.model}: {outcome.rows:,} rows = {outcome.ok:,} ok + {outcome.failed:,} failed + "
+        f"{outcome.pending:,} pending{rate}",
+        markup=False,
+    )
+    for key, reason in outcome.failures[:most]:
+        console.print(f"  failed: {key!r}: {reason}", markup=False)
+    if len(outcome.failures) > most:
+        console.print(f"  … and {len(outcome.failures) - most:,} more")
+
+
+def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One flat row per model, seed, method, score and OOD set, or per method that could not run."""
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        head = {
+            "model": result.model,
+            "id": result.id_dataset,
+            "seed": result.params["seed"],
+            "method": result.method,
+            "id_accuracy": result.id_accuracy,
+        }
+        if result.absent is not None:
+            rows.append({**head, "absent": result.absent})
+        for score, by_set in result.metrics.items():
+            rows += [{**head, "score": score, "ood": name, **values} for name, values in by_set.items()]
+    return rows
+
+
+def print_results(console: Console, results: Sequence[Result], refused: Sequence[str]) -> None:
+    """The table: models × methods down, OOD sets across; AUROC and FPR95 in percent; notes below."""
+    sets = list(dict.fromkeys(name for result in results for by in result.metrics.values() for name in by))
+    seeds = {result.params["seed"] for result in results}
+    table = Table(title=f"in-distribution: {results[0].id_dataset} · AUROC / FPR95, %", title_justify="left")
+    for name in ["model", *(["seed"] if len(seeds) > 1 else []), "method", "score"]:
+        table.add_column(name, overflow="fold")
+    for name in ["ID accuracy", *sets]:
+        table.add_column(name, justify="right")
+    last_model = None
+    for result in results:
+        if last_model not in (None, result.model):
+            table.add_section()
+        last_model = result.model
+        head = [result.model, *([str(result.params["seed"])] if len(seeds) > 1 else []), result.method]
+        accuracy = "–" if result.id_accuracy is None else f"{100 * result.id_accuracy:.1f}"
+        for score, by_set in result.metrics.items():
+            cells = [
+                f"{100 * by_set[name]['auroc']:.1f} / {100 * by_set[name]['fpr95']:.1f}" if name in by_set else "–"
+                for name in sets
+            ]
+            table.add_row(*head, score, accuracy, *cells)
+        if result.absent is not None:
+            table.add_row(*head, "–", "–", *["–"] * len(sets))
+    console.print(table)
+    notes = [f"{result.model}: {note}" for result in results for note in result.notes]
+    absent = [f"{result.model}: no {result.method}: {result.absent}" for result in results if result.absent]
+    for note in dict.fromkeys([*absent, *notes, *refused]):
+        console.print(f"note: {note}", markup=False)
+
+
+def inventory(store: Store) -> list[dict[str, Any]]:
+    """One row per data set and split, with what each model has of it."""
+    rows: list[dict[str, Any]] = []
+    for dataset, splits in store.datasets().items():
+        for split in splits:
+            stored = store.rows(dataset, split)
+            names = stored.class_names
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "split": split,
+                    "rows": len(stored),
+                    "classes": len(names) if names else None,
+                    "models": {
+                        model: _completeness(store, model, dataset, split)
+                        for model in store.models()
+                        if (dataset, split) in store.embedded(model)
+                    },
+                }
+            )
+    return rows
+
+
+def print_inventory(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """The table of :func:`inventory`."""
+    models = list(dict.fromkeys(model for row in rows for model in row["models"]))
+    table = Table()
+    for name in ("data set", "split"):
+        table.add_column(name)
+    for name in ("rows", "classes", *models):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = []
+        for model in models:
+            have = row["models"].get(model)
+            text = "–" if have is None else f"{have['ok']:,}"
+            if have and have["failed"]:
+                text += f" ({have['failed']:,} failed)"
+            if have and have["pending"]:
+                text += f" ({have['pending']:,} pending)"
+            cells.append(text)
+        table.add_row(row["dataset"], row["split"], f"{row['rows']:,}", str(row["classes"] or "–"), *cells)
+    console.print(table)
+
+
+def _completeness(store: Store, model: str, dataset: str, split: str) -> dict[str, int]:
+    status = store.images(model, dataset, split).status
+    ok, failed = int((status == OK).sum()), int((status == FAILED).sum())
+    return {"ok": ok, "failed": failed, "pending": len(status) - ok - failed}

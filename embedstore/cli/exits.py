@@ -1,0 +1,60 @@
+"""How a command ends: exit codes, errors as one line, and signals as a clean stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+from embedstore import errors
+
+DONE, FAILED, USAGE, SOME_FAILED, CORRUPT, STOPPED = 0, 1, 2, 3, 5, 75
+
+# The first class that fits gives the code.
+EXIT_CODES: tuple[tuple[type[errors.EmbedstoreError], int], ...] = (
+    (errors.UsageError, USAGE),
+    (errors.StoreNotFound, USAGE),
+    (errors.StoreError, CORRUPT),
+    (errors.EmbedstoreError, FAILED),
+)
+
+
+class Commands(click.Group):
+    """A group whose commands end the library's errors as one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see :class:`click.Group`."""
+        try:
+            return super().invoke(ctx)
+        except errors.EmbedstoreError as error:
+            raise _Failure(error) from error
+
+
+class _Failure(click.ClickException):
+    def __init__(self, error: errors.EmbedstoreError) -> None:
+        super().__init__(str(error))
+        # Shadows click's class variable, which is how click means it to be set.
+        vars(self)["exit_code"] = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+@contextmanager
+def stoppable(ctx: click.Context) -> Iterator[None]:
+    """End with exit code 75 on SIGINT or SIGTERM: what is finished is in the store, the same command resumes."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Stopped. Finished blocks are in the store; run the same command again to resume.", err=True)
+        ctx.exit(STOPPED)
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,65 @@
+"""What every encoder is: the seam between extraction and the models.
+
+B is the batch, Dp the width before the projection, D after it, T the number of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from embedstore.records import FloatArray, Provenance
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import torch
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What one batch of images gives.
+
+    Attributes
+    ----------
+    features : (B, Dp) float32
+        Before the projection, not normalised (Adaloglou et al., arXiv 2303.05828, probe these).
+    projected : (B, D) float32, or None
+        In the joint space, not normalised; only where the head is not one matrix.
+    """
+
+    features: FloatArray
+    projected: FloatArray | None = None
+
+
+class Encoder(Protocol):
+    """A frozen model in evaluation mode.
+
+    Attributes
+    ----------
+    provenance : Provenance
+    projection : (Dp, D) float32, or None
+        ``features @ projection`` lies in the joint space. The identity where the model has no projection; None where
+        the head is not one matrix (an MLP, or a linear layer with a bias), and then :meth:`images` projects.
+    has_text : bool
+    preprocess : callable
+        From a PIL image to a (3, H, W) float32 tensor (or array, for encoders without torch). It pickles on its own,
+        without the model, so that worker processes need not hold one.
+    """
+
+    @property
+    def provenance(self) -> Provenance: ...  # noqa: D102
+    @property
+    def projection(self) -> FloatArray | None: ...  # noqa: D102
+    @property
+    def has_text(self) -> bool: ...  # noqa: D102
+    @property
+    def preprocess(self) -> Callable[[PIL.Image.Image], Any]: ...  # noqa: D102
+
+    def images(self, batch: torch.Tensor) -> ImageFeatures:
+        """Embed a batch, (B, 3, H, W) float32 on the CPU, pinned or not."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> FloatArray:
+        """Embed texts as unit vectors, (T, D) float32; NotAvailable where the model has no text tower."""
+        ...

@@ -1,0 +1,139 @@
+"""From class names to prompts, and from the prompts' vectors to one vector per class.
+
+A zero-shot classifier compares an image with sentences such as "a photo of a cat.". A *template* is such a sentence
+with ``{}`` where the class name goes; a *template set* is a named tuple of them. C is the number of classes,
+P of templates, D the width of the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from embedstore.errors import UnknownName, UsageError
+from embedstore.records import FloatArray
+
+# The five of Adaloglou et al. (arXiv 2303.05828), which are also the released code's of MCM (Ming et al. 2022).
+PLP = (
+    "a photo of a {}.",
+    "a blurry photo of a {}.",
+    "a photo of many {}.",
+    "a photo of the large {}.",
+    "a photo of the small {}.",
+)
+
+
+def _from_open_clip(attribute: str) -> tuple[str, ...]:
+    """One of open_clip's lists. Its templates are functions of the class name, so "{}" as the name gives the text."""
+    from open_clip import zero_shot_metadata
+
+    return tuple(template("{}") for template in getattr(zero_shot_metadata, attribute))
+
+
+# Functions, because reading open_clip's lists imports torch, which nothing downstream of extraction may need.
+TEMPLATES: dict[str, Callable[[], tuple[str, ...]]] = {
+    "plp": lambda: PLP,
+    "simple": partial(_from_open_clip, "SIMPLE_IMAGENET_TEMPLATES"),
+    "openai80": partial(_from_open_clip, "OPENAI_IMAGENET_TEMPLATES"),
+}
+
+
+def templates(name: str) -> tuple[str, ...]:
+    """Return the templates of a set, each with one ``{}``.
+
+    Parameters
+    ----------
+    name : str
+        ``"plp"`` (5, the default of the paper), ``"simple"`` (7) or ``"openai80"`` (80), the last two from open_clip.
+
+    Raises
+    ------
+    UnknownName
+    """
+    if name not in TEMPLATES:
+        raise UnknownName("template set", name, TEMPLATES)
+    return TEMPLATES[name]()
+
+
+def fill(template: str, name: str) -> str:
+    """Put a class name into a template; braces in the name stay as they are, which ``str.format`` would not grant."""
+    return template.replace("{}", name)
+
+
+def prompts(class_names: Sequence[str], template_set: str) -> list[list[str]]:
+    """All prompts, C lists of P, in the order of the names and of the set.
+
+    Raises
+    ------
+    UnknownName
+        For the template set.
+    UsageError
+        For class names that :func:`check_class_names` refuses.
+    """
+    check_class_names(class_names)
+    chosen = templates(template_set)
+    return [[fill(template, name) for template in chosen] for name in class_names]
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuse class names that cannot be meant: none at all, one string for a list, or names without a letter.
+
+    Raises
+    ------
+    UsageError
+        Naming the positions of the empty names.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"class names must be a list of strings, not the one string {names!r}")
+    if len(names) == 0:
+        raise UsageError("the list of class names is empty; give one name per class, in label order")
+    strange = [i for i, name in enumerate(names) if not isinstance(name, str)]
+    if strange:
+        raise UsageError(f"class names must be strings; number {strange[0]} is {names[strange[0]]!r}")
+    empty = [i for i, name in enumerate(names) if not name.strip()]
+    if empty:
+        raise UsageError(f"class names must not be empty; these are: numbers {', '.join(map(str, empty))}")
+
+
+def duplicates(names: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Names that several classes share, with the classes' indices, in order of first appearance.
+
+    Equal names give equal text vectors, and argmax takes the first: the later classes never get an image. ImageNet's
+    WordNet names lose two classes so (crane 134 and 517, maillot 638 and 639) without a word from the released code.
+    """
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        places.setdefault(name, []).append(i)
+    return [(name, where) for name, where in places.items() if len(where) > 1]
+
+
+def ensemble(vectors: FloatArray) -> FloatArray:
+    """One unit vector per class: the mean of its prompts' unit vectors, normalised again.
+
+    Parameters
+    ----------
+    vectors : (C, P, D)
+        Normalised here in any case, so that a long vector does not outvote the others.
+
+    Returns
+    -------
+    (C, D) float32
+        Computed in float64. Zero where the prompts cancel out; NaN where a prompt is.
+
+    Raises
+    ------
+    UsageError
+        For another number of dimensions, or no prompts.
+    """
+    values = np.asarray(vectors, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1] == 0:
+        raise UsageError(f"text vectors must have shape (classes, templates, width), not {values.shape}")
+    return _unit(_unit(values).mean(axis=1)).astype(np.float32)
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms != 0)
+    return units

@@ -1,0 +1,141 @@
+"""Everything that a report says, gathered from a store once; what is written afterwards reads no store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from urllib.parse import urlsplit, urlunsplit
+
+from embedstore.errors import NotAvailable, StoreCorrupt, UnknownName
+from embedstore.records import Provenance, Result
+from embedstore.report.fits import Correlation, correlations
+from embedstore.report.table import Absence, Cell, Note, absences, cells, in_use, notes, uncovered
+from embedstore.store import Store
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a report says.
+
+    Attributes
+    ----------
+    location : str
+        Of the store, without secrets.
+    version : str
+        Of embedstore.
+    cells, absences, notes, correlations
+        The rows of the sections.
+    results : tuple of Result
+        Those that own a cell or an absence.
+    outdated : int
+        Results that were left out because what they were computed from has changed since, and not computed again.
+    superseded : int
+        Results that were left out because newer ones cover the same cells.
+    models : mapping of str to Provenance or None
+        Of every model in the report; None where the store has results of it and nothing else.
+    sources : mapping of ``"name/split"`` to str
+        Where the rows of every split that was used came from, as far as the store knows.
+    """
+
+    location: str
+    version: str
+    cells: tuple[Cell, ...] = ()
+    absences: tuple[Absence, ...] = ()
+    notes: tuple[Note, ...] = ()
+    correlations: tuple[Correlation, ...] = ()
+    results: tuple[Result, ...] = ()
+    outdated: int = 0
+    superseded: int = 0
+    models: Mapping[str, Provenance | None] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def datasets(self) -> list[str]:
+        """The ID data sets that there is something to say about, sorted."""
+        return sorted({c.id_dataset for c in self.cells} | {absence.id_dataset for absence in self.absences})
+
+
+def gather(store: Store) -> Content:
+    """Read the results of a store, without their per-image scores, and set aside what is out of date.
+
+    Raises
+    ------
+    NotAvailable
+        If the store holds no results at all.
+    """
+    stored = list(store.results())
+    if not stored:
+        raise NotAvailable(
+            f"{store.location} holds no results yet; "
+            f"run `embedstore probe --store {store.location} --model … --id … --ood …`"
+        )
+    now = _Now(store)
+    fresh = [result for result in stored if now.agrees(result)]
+    outdated = uncovered([result for result in stored if not now.agrees(result)], by=fresh)
+    used, table = in_use(fresh), cells(fresh)
+    names = sorted({result.model for result in used})
+    return Content(
+        location=without_secrets(store.location),
+        version=version("embedstore"),
+        cells=tuple(table),
+        absences=tuple(absences(fresh)),
+        notes=tuple(notes(used)),
+        correlations=tuple(correlations(table)),
+        results=tuple(used),
+        outdated=len(outdated),
+        superseded=len(stored) - len(used) - len(outdated),
+        models={name: store.provenance(name) if name in now.models else None for name in names},
+        sources=_sources(store, used),
+    )
+
+
+def without_secrets(location: str) -> str:
+    """A path or URL without ``user:password@``, query and fragment: people show their reports to others."""
+    if "://" not in location:
+        return location
+    parts = urlsplit(location)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class _Now:
+    """The fingerprints that a store has now, each computed once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.models = frozenset(store.models())
+        self._fingerprint = cache(self._compute)
+
+    def agrees(self, result: Result) -> bool:
+        """Whether all that `result` was computed from is unchanged, as far as this store knows.
+
+        A store that keeps results alone has nothing to compare with, and they are taken as they are.
+        """
+        if result.model not in self.models:
+            return True
+        return all(self._fingerprint(result.model, what) in (mark, None) for what, mark in result.inputs.items())
+
+    def _compute(self, model: str, what: str) -> str | None:
+        """The fingerprint of one input; None where the store has no such thing (any more), "" where it is broken."""
+        kind, *rest = what.split("/")
+        try:
+            if what == "model":
+                return self._store.provenance(model).fingerprint()
+            if kind == "images" and len(rest) == 2:
+                return self._store.images(model, *rest).fingerprint
+            if kind == "texts" and len(rest) == 2:
+                return str(self._store.text_info(model, *rest)["fingerprint"])
+        except (UnknownName, NotAvailable):
+            return None
+        except StoreCorrupt:
+            return ""  # embeddings of rows that were replaced: nobody can compute that result again
+        return None
+
+
+def _sources(store: Store, results: list[Result]) -> dict[str, str]:
+    used = sorted(
+        {what.removeprefix("images/") for result in results for what in result.inputs if what.startswith("images/")}
+    )
+    known = {f"{dataset}/{split}" for dataset, splits in store.datasets().items() for split in splits}
+    return {name: without_secrets(store.rows(*name.split("/")).source) for name in used if name in known}

@@ -1,0 +1,110 @@
+"""What the report found, in sentences. Numbers are rounded here and in the tables, and nowhere before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from embedstore.report.commands import dataset_label
+from embedstore.report.content import Content
+from embedstore.report.plots import DEFAULT_LABEL
+from embedstore.report.table import Cell
+
+DASH = "–"
+
+# Methods that learn from the labels of the ID train split; a comparison should not pass over that in silence.
+_SUPERVISED = frozenset({"linear", "mahalanobis", "relative-mahalanobis"})
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent with one decimal and no sign: ``"97.3"``; a dash where there is no value."""
+    return DASH if value is None else f"{100 * value:.1f}"
+
+
+def listing(words: Iterable[str]) -> str:
+    """``"a"``, ``"a and b"``, ``"a, b and c"``."""
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def count(number: int, noun: str) -> str:
+    """``"1 model"``, ``"5 models"``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def outdated(content: Content) -> str | None:
+    """What to say about results that were left out because their inputs changed; None where there are none."""
+    if not content.outdated:
+        return None
+    be = "is" if content.outdated == 1 else "are"
+    return f"{count(content.outdated, 'result')} {be} out of date and left out: run probe again."
+
+
+def sentences(content: Content) -> list[str]:
+    """The summary, one sentence an element."""
+    said = [_scope(content)]
+    for id_dataset in sorted({cell.id_dataset for cell in content.cells}):
+        table = [cell for cell in content.cells if cell.id_dataset == id_dataset]
+        said += [*_best(id_dataset, table), *_accuracy(id_dataset, table), *_fits(id_dataset, content)]
+    stale = outdated(content)
+    return [*said, stale] if stale else said
+
+
+def _scope(content: Content) -> str:
+    if not content.cells:
+        why = "no method could run" if content.absences else "every result is out of date"
+        return f"There are no figures to show: {why}."
+    models, methods, oods = (len({getattr(c, name) for c in content.cells}) for name in ("model", "method", "ood"))
+    return (
+        f"{count(models, 'model')} and {count(methods, 'method')} were probed with {listing(content.datasets)} as "
+        f"in-distribution (ID) data against {count(oods, 'out-of-distribution (OOD) set')}."
+    )
+
+
+def _best(id_dataset: str, table: Sequence[Cell]) -> Iterable[str]:
+    clauses = []
+    for ood in sorted({cell.ood for cell in table}):
+        column = [cell for cell in table if cell.ood == ood and cell.auroc is not None]
+        if not column:
+            continue
+        best = max(column, key=_auroc)
+        clause = f"against {dataset_label(ood)}, {_winner(best)}"
+        unsupervised = [cell for cell in column if cell.method not in _SUPERVISED]
+        if best.method in _SUPERVISED and unsupervised:
+            clause += f", without training labels {_winner(max(unsupervised, key=_auroc))}"
+        clauses.append(clause)
+    if clauses:
+        yield f"With {id_dataset} as ID data the best AUROC is, {'; '.join(clauses)}."
+
+
+def _auroc(cell: Cell) -> float:
+    return -1.0 if cell.auroc is None else cell.auroc
+
+
+def _winner(cell: Cell) -> str:
+    return f"{_in_words(cell.auroc)} ({_whole(cell.label)}, {cell.model})"
+
+
+def _in_words(fraction: float | None) -> str:
+    return _whole(f"{percent(fraction)} %")
+
+
+def _whole(text: str) -> str:
+    """The same, not to be broken over two lines."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _accuracy(id_dataset: str, table: Sequence[Cell]) -> Iterable[str]:
+    known = [cell for cell in table if cell.id_accuracy is not None]
+    if known:
+        best = max(known, key=lambda cell: cell.id_accuracy or 0.0)
+        yield f"The best ID accuracy on {id_dataset} is {_in_words(best.id_accuracy)} ({best.method}, {best.model})."
+
+
+def _fits(id_dataset: str, content: Content) -> Iterable[str]:
+    shown = [fit for fit in content.correlations if fit.id_dataset == id_dataset and fit.label == DEFAULT_LABEL]
+    values = [f"{fit.r_squared:.2f} for {dataset_label(fit.ood)}" for fit in shown if fit.r_squared is not None]
+    if values:
+        yield (
+            f"Over the models, R² between ID accuracy (20-NN) and the AUROC of the nearest-neighbour score is "
+            f"{listing(values)}."
+        )

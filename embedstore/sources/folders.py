@@ -1,0 +1,193 @@
+"""Images as files in a folder: one sub-folder per class, or flat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from embedstore.errors import ImageError, SourceError, UsageError
+from embedstore.records import Rows
+from embedstore.sources.base import Payload
+from embedstore.sources.classes import read_classes
+from embedstore.sources.images import IMAGE_EXTENSIONS
+from embedstore.sources.naming import DEFAULT_SPLIT, check_name, choices, directory_names
+from embedstore.sources.places import FileSystem, base_name, border, entries, locate, redact
+
+
+class FolderSource:
+    """A folder of image files; made by :func:`embedstore.sources.open_source`.
+
+    Rows come in the order of ``torchvision.datasets.ImageFolder``: by class (sorted names), then by directory, then by
+    file name. Its labels, too, are indices of the sorted names of sub-folders. Unlike it, more formats count as images,
+    and hidden files and folders (``.ipynb_checkpoints``, ``._x.jpg``) do not count.
+
+    Parameters
+    ----------
+    spec : str
+        What the user asked for; it names the file system.
+    root : str
+        The folder whose images are meant, as that file system calls it.
+    dataset, split : str
+    class_names : tuple of str, or None
+        Instead of the sub-folders' names, in the sorted order of those.
+    """
+
+    def __init__(
+        self, spec: str, root: str, *, dataset: str, split: str, class_names: tuple[str, ...] | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.split = split
+        self._spec = spec
+        self._root = root.rstrip("/") or "/"
+        self._class_names = class_names
+
+    def __repr__(self) -> str:
+        return f"<FolderSource {redact(self._root)}: {self.dataset}/{self.split}>"
+
+    def scan(self) -> Rows:
+        """List one row per image file; nothing is opened.
+
+        Raises
+        ------
+        SourceError
+            There is no image, or a class's folder has none (its label would name nothing), or the class names given
+            are not as many as the sub-folders.
+        UsageError
+            Images lie both at the top and in sub-folders, so the layout is neither of the two.
+        """
+        fs, _ = locate(self._spec)
+        shown = redact(self._root)
+        sizes = _images_below(fs, self._root)
+        if not sizes:
+            raise SourceError(f"{shown}: no images (looked for .{', .'.join(IMAGE_EXTENSIONS)}) and no .tar shards")
+        top = [key for key in sizes if "/" not in key]
+        if top and len(top) < len(sizes):
+            nested = next(key for key in sizes if "/" in key)
+            raise UsageError(
+                f"{shown} has images at the top ({top[0]!r}) and in sub-folders ({nested!r}): it is neither one"
+                " sub-folder per class nor flat. Move one kind elsewhere"
+            )
+        folders = [] if top else [base_name(path) for path in entries(fs, self._root)[1]]
+        return self._rows(sizes, folders, shown)
+
+    def _rows(self, sizes: dict[str, int], folders: list[str], shown: str) -> Rows:
+        index = {name: label for label, name in enumerate(sorted(folders))}
+        labels = {key: index[key.partition("/")[0]] if folders else -1 for key in sizes}
+        empty = set(index.values()) - set(labels.values())
+        if empty:
+            raise SourceError(
+                f"{shown}: no images in class folder(s) {choices(name for name in folders if index[name] in empty)}."
+                " Each sub-folder is a class; move away those that are not"
+            )
+        names = self._class_names
+        if names and folders and len(names) != len(folders):
+            raise SourceError(f"{shown} has {len(folders)} class folders, but {len(names)} class names were given")
+        keys = sorted(sizes, key=lambda key: (labels[key], *_directory_and_name(key)))
+        return Rows(
+            keys=keys,
+            labels=np.array([labels[key] for key in keys], dtype=np.int32),
+            shard=np.full(len(keys), -1, dtype=np.int32),
+            offset=np.zeros(len(keys), dtype=np.int64),
+            length=np.array([sizes[key] for key in keys], dtype=np.int64),
+            shards=(),
+            class_names=names or (tuple(index) or None),
+            source=redact(self._spec),
+        )
+
+    def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
+        """Yield each row's file; an ImageError for one that is gone or has another size than when it was listed."""
+        fs, _ = locate(self._spec)
+        for row in range(*slice(start, stop).indices(len(rows))):
+            key, length = rows.keys[row], int(rows.length[row])
+            try:
+                with border(key):
+                    data = _read(fs, f"{self._root}/{key}")
+            except SourceError as exc:
+                yield ImageError(str(exc))
+                continue
+            if len(data) != length:
+                yield ImageError(f"{key} has changed since it was listed: {length} bytes then, {len(data)} now")
+            else:
+                yield data
+
+    def captions(self, rows: Rows, start: int, stop: int, extension: str) -> Iterator[str | None]:
+        """Yield the text of each image's sibling with the same stem and ``.<extension>``."""
+        fs, _ = locate(self._spec)
+        for row in range(*slice(start, stop).indices(len(rows))):
+            name = f"{os.path.splitext(rows.keys[row])[0]}.{extension.removeprefix('.')}"
+            raw = _read_if_there(fs, f"{self._root}/{name}", name)
+            try:
+                yield None if raw is None else raw.decode("utf-8")
+            except UnicodeDecodeError as exc:
+                raise SourceError(
+                    f"{redact(self._root)}: caption {name!r} is not UTF-8 text (byte {exc.start})"
+                ) from exc
+
+
+def _read(fs: FileSystem, path: str) -> bytes:
+    with fs.open(path, "rb") as file:
+        data: bytes = file.read()
+    return data
+
+
+def _read_if_there(fs: FileSystem, path: str, name: str) -> bytes | None:
+    with border(name):
+        try:
+            return _read(fs, path)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+
+
+def _directory_and_name(key: str) -> tuple[str, str]:
+    directory, _, name = key.rpartition("/")
+    return directory, name
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_EXTENSIONS
+
+
+def _images_below(fs: FileSystem, root: str) -> dict[str, int]:
+    """Sizes of all images in a folder and below it, by their path in it; hidden ones left out."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    with border(redact(root)):
+        if isinstance(fs, LocalFileSystem):
+            return dict(_walk(root, "", ()))
+        start = len(root.rstrip("/")) + 1
+        found = {path[start:]: int(info["size"] or 0) for path, info in fs.find(root, detail=True).items()}
+    return {
+        key: size
+        for key, size in found.items()
+        if _is_image(key) and not any(part.startswith(".") for part in key.split("/"))
+    }
+
+
+def _walk(directory: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Walk a local folder through symbolic links (fsspec's own walk does not), but not round in circles."""
+    real = os.path.realpath(directory)
+    if real in above:
+        return
+    with os.scandir(directory) as listing:
+        for entry in listing:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
+            elif _is_image(entry.name):
+                # A dangling link is an image that cannot be had, not one that is not there.
+                yield prefix + entry.name, entry.stat().st_size if entry.is_file() else -1
+
+
+def open_folder(spec: str, root: str, *, dataset: str | None, split: str | None, classes: str | None) -> FolderSource:
+    """Make a source of a folder that was found to be one; a split's own folder has been descended into already."""
+    default_dataset, directory_split = directory_names(redact(root))
+    return FolderSource(
+        spec,
+        root,
+        dataset=check_name("data set", dataset) if dataset else default_dataset,
+        split=check_name("split", split) if split else (directory_split or DEFAULT_SPLIT),
+        class_names=read_classes(classes) if classes else None,
+    )

@@ -1,0 +1,129 @@
+"""Results made by hand, for the tests of the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+
+from embedstore.records import Provenance, Result
+from embedstore.report import absences, cells, correlations
+from embedstore.report.content import Content
+from embedstore.report.page import render
+
+SCORES = {"knn": ["cosine"], "mcm": ["msp"], "plp": ["msp", "energy"], "linear": ["msp"], "mahalanobis": ["distance"]}
+HOSTILE = ["<script>alert(1)</script>", "</script><b>", "\"'><img src=http://evil.example/x>", "<!--", "{{ 7 * 7 }}"]
+
+
+def metrics(auroc: float, **more: float) -> dict[str, float]:
+    values = {"auroc": auroc, "fpr95": 1 - auroc / 3, "aupr_in": 0.1 + 0.2, "aupr_out": 2 / 3, "n_id": 40, "n_ood": 70}
+    return {**values, **more}
+
+
+def result(model: str = "a", method: str = "knn", **changes: Any) -> Result:
+    """A result of `method` on the ID set ``digits`` against ``far/test``."""
+    known: dict[str, Any] = {
+        "model": model,
+        "id_dataset": "digits",
+        "method": method,
+        "params": {"seed": 0, "templates": "plp"},
+        "inputs": {"images/digits/test": "1", "images/far/test": "2"},
+        "id_accuracy": 0.9,
+        "metrics": {score: {"far/test": metrics(0.8)} for score in SCORES[method]},
+        "created": "2026-01-01T00:00:00+00:00",
+        "version": "0.1.0",
+    }
+    return Result(**{**known, **changes})
+
+
+def study(models: int = 5, oods: tuple[str, ...] = ("far/test", "near/test"), **changes: Any) -> list[Result]:
+    """Every method for several models, with numbers that have no short decimal form."""
+    rng = np.random.default_rng(0)
+    found = []
+    for index in range(models):
+        for method, scores in SCORES.items():
+            accuracy = 0.6 + 0.05 * index + rng.uniform(0, 0.03)
+            table = {s: {o: metrics(0.7 + 0.04 * index + rng.uniform(0, 0.05)) for o in oods} for s in scores}
+            found.append(result(f"model{index}", method, **{"id_accuracy": accuracy, "metrics": table, **changes}))
+    return found
+
+
+def content(results: list[Result], **changes: Any) -> Content:
+    """What a results-only store would give, without a store: names need not be ones that a store accepts."""
+    table = cells(results)
+    return Content(
+        **{
+            "location": "clip.zarr",
+            "version": "0.1.0",
+            "cells": tuple(table),
+            "absences": tuple(absences(results)),
+            "correlations": tuple(correlations(table)),
+            "results": tuple(results),
+            "models": {item.model: None for item in results},
+            **changes,
+        },
+    )
+
+
+def provenance(name: str = "a", **changes: Any) -> Provenance:
+    known: dict[str, Any] = {
+        "name": name,
+        "architecture": "ViT-Test",
+        "pretrained": "tag",
+        "weights_sha256": "0123456789abcdef" * 4,
+        "preprocess": {"size": 96},
+        "tokenizer": "words",
+        "quick_gelu": False,
+        "precision": "fp32",
+        "dtype": "float16",
+        "feature_dim": 8,
+        "joint_dim": 4,
+        "versions": {"torch": "2.8.0"},
+    }
+    return Provenance(**{**known, **changes})
+
+
+def hostile(text: str) -> list[Result]:
+    """A study in which every name and remark that could reach the page is `text`."""
+    table = {f"{text}": {f"{text}/{text}": metrics(0.5), "far/test": metrics(0.6)}}
+    results = [
+        result(f"{text}{index}", id_dataset=text, metrics={**table, "cosine": table[text]}, notes=(text,))
+        for index in range(3)
+    ]
+    results = [dataclasses.replace(item, id_accuracy=0.5 + 0.1 * n) for n, item in enumerate(results)]
+    return [*results, result(text, "mcm", id_dataset=text, metrics={}, absent=text)]
+
+
+class Page(HTMLParser):
+    """Tags in order, the text that a reader sees, and every attribute; complains about tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = self.scripts = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in ("meta", "br", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("script", "style"):
+            self.scripts += data
+        else:
+            self.text += data
+
+
+def page(results: list[Result], title: str | None = None, **changes: Any) -> Page:
+    return Page(render(content(results, **changes), title))

@@ -1,0 +1,115 @@
+"""Templates, filling, and the ensemble of prompts."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from embedstore import prompts
+from embedstore.errors import UnknownName, UsageError
+
+
+def test_the_papers_five_prompts_to_the_letter():
+    assert prompts.templates("plp") == (
+        "a photo of a {}.",
+        "a blurry photo of a {}.",
+        "a photo of many {}.",
+        "a photo of the large {}.",
+        "a photo of the small {}.",
+    )
+
+
+@pytest.mark.parametrize(("name", "count"), [("plp", 5), ("simple", 7), ("openai80", 80)])
+def test_every_template_has_one_place_for_the_name(name, count):
+    found = prompts.templates(name)
+    assert len(found) == len(set(found)) == count
+    assert all(template.count("{}") == 1 for template in found)
+
+
+@pytest.mark.parametrize("name", ["simple", "openai80"])
+def test_templates_of_open_clip_say_what_open_clip_says(name):
+    from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+    theirs = {"simple": SIMPLE_IMAGENET_TEMPLATES, "openai80": OPENAI_IMAGENET_TEMPLATES}[name]
+    assert prompts.prompts(["tiger cat"], name) == [[template("tiger cat") for template in theirs]]
+
+
+def test_an_unknown_set_is_refused_with_the_known_ones():
+    with pytest.raises(
+        UnknownName, match=r"unknown template set 'openai8'. Did you mean 'openai80'\? Known: openai80, plp"
+    ):
+        prompts.templates("openai8")
+
+
+@pytest.mark.parametrize("name", ["{", "a {0} b", "{}", "{name}", "100 % {}"])
+def test_braces_in_a_class_name_stay_as_they_are(name):
+    assert prompts.fill("a photo of a {}.", name) == f"a photo of a {name}."
+
+
+def test_prompts_are_lists_of_classes_of_templates():
+    found = prompts.prompts(["cat", "dog"], "plp")
+    assert [len(row) for row in found] == [5, 5]
+    assert found[1][1] == "a blurry photo of a dog."
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "empty; give one name per class"),
+        ("cat", "not the one string 'cat'"),
+        (["cat", "", "dog", "  "], "numbers 1, 3"),
+        (["cat", 7], "number 1 is 7"),
+    ],
+)
+def test_class_names_that_cannot_be_meant(names, message):
+    with pytest.raises(UsageError, match=message):
+        prompts.check_class_names(names)
+    with pytest.raises(UsageError):
+        prompts.prompts(names, "plp")
+
+
+def test_duplicates_name_all_their_places():
+    assert prompts.duplicates(["crane", "cat", "maillot", "crane", "maillot", "crane"]) == [
+        ("crane", [0, 3, 5]),
+        ("maillot", [2, 4]),
+    ]
+    assert prompts.duplicates(["cat", "dog"]) == []
+
+
+def test_ensemble_is_the_normalised_mean_of_unit_vectors():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((3, 4, 5))
+    found = prompts.ensemble(vectors)
+    for c in range(3):
+        mean = sum(vectors[c, p] / np.sqrt((vectors[c, p] ** 2).sum()) for p in range(4)) / 4
+        np.testing.assert_allclose(found[c], mean / np.sqrt((mean**2).sum()), rtol=1e-6)
+    assert found.dtype == np.float32
+    assert found.shape == (3, 5)
+
+
+def test_ensemble_does_not_depend_on_lengths_or_order():
+    vectors = np.random.default_rng(1).standard_normal((2, 3, 4))
+    longer = vectors * np.array([1.0, 10.0, 0.1])[None, :, None]
+    np.testing.assert_allclose(prompts.ensemble(longer), prompts.ensemble(vectors), atol=1e-7)
+    np.testing.assert_allclose(prompts.ensemble(vectors[:, ::-1]), prompts.ensemble(vectors), atol=1e-7)
+
+
+def test_ensemble_of_one_prompt_is_its_unit_vector_and_opposites_cancel_without_a_warning():
+    np.testing.assert_allclose(prompts.ensemble(np.array([[[3.0, 4.0]]])), [[0.6, 0.8]], rtol=1e-6)
+    assert (prompts.ensemble(np.array([[[1.0, 0.0], [-1.0, 0.0]]])) == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 0, 4), (4,)])
+def test_ensemble_refuses_other_shapes(shape):
+    with pytest.raises(UsageError, match="classes, templates, width"):
+        prompts.ensemble(np.zeros(shape))
+
+
+def test_prompts_import_nothing_heavy():
+    code = (
+        "import sys, embedstore.prompts as p; p.templates('plp'); p.prompts(['cat'], 'plp');"
+        "print(sorted({'torch', 'open_clip', 'timm', 'PIL', 'torchvision'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
