@@ -28,10 +28,10 @@ MODELS, OODS = 5, ("far/test", "near/test", "other/val")
 
 # As root in a container, offline: every name fails to resolve, so that a request could not succeed unseen.
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars "
-    "--host-resolver-rules=MAP * ~NOTFOUND,EXCLUDE localhost"
-).split(" --")
+    *("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "hide-scrollbars"),
+    *("disable-component-update", "disable-sync", "disable-dev-shm-usage"),
+    "host-resolver-rules=MAP * ~NOTFOUND,EXCLUDE localhost",
+)
 
 
 class Browser:
@@ -88,7 +88,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in FLAGS:
-        options.add_argument(f"--{flag.removeprefix('--')}")
+        options.add_argument(f"--{flag}")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
@@ -137,16 +137,18 @@ def test_choosing_a_method_changes_plots_captions_and_the_table(browser: Browser
 
 
 def test_the_plots_follow_the_colour_scheme_while_open(browser: Browser, report: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def colours() -> list[str]:
+        fills = [("body", "backgroundColor"), (".plot .point", "fill"), (".plot .xtick text", "fill")]
+        return [str(browser.js(f"getComputedStyle(document.querySelector('{what}')).{name}")) for what, name in fills]
+
     browser.open(report, scheme="light")
-    colour = "getComputedStyle(document.querySelector('.plot .point')).fill"
-    label = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
-    light = (browser.js(colour), browser.js(label), browser.js("getComputedStyle(document.body).backgroundColor"))
+    light = colours()
     browser.scheme("dark")
-    dark = (browser.js(colour), browser.js(label), browser.js("getComputedStyle(document.body).backgroundColor"))
-    assert all(one != other for one, other in zip(light, dark, strict=True))
-    assert (
-        browser.js("getComputedStyle(document.querySelector('.plot .main-svg')).backgroundColor") == "rgba(0, 0, 0, 0)"
-    )
+    WebDriverWait(browser.driver, 10).until(lambda _: all(a != b for a, b in zip(light, colours(), strict=True)))
+    svg = "document.querySelector('.plot .main-svg')"
+    assert browser.js(f"getComputedStyle({svg}).backgroundColor") == "rgba(0, 0, 0, 0)"
 
 
 @pytest.mark.parametrize("text", HOSTILE)

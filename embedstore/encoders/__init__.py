@@ -26,7 +26,7 @@ def load_encoder(
     spec : str
         See :mod:`embedstore.encoders.spec` for the spellings.
     device : str
-        As torch names it: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
+        As torch names it: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` … or ``"auto"``.
     precision : {"fp32", "bf16", "fp16"}
         What the forward pass computes in; results are float32 in any case.
     dtype : {"float16", "float32"}

@@ -65,7 +65,7 @@ def uses_quick_gelu(model: torch.nn.Module) -> bool:
 
 
 def find_device(device: str) -> torch.device:
-    """Return the device, if this machine has it.
+    """Return the device, if this machine has it; ``"auto"`` is the first GPU, or the CPU where there is none.
 
     Raises
     ------
@@ -73,6 +73,8 @@ def find_device(device: str) -> torch.device:
     """
     import torch
 
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
     except RuntimeError as error:

@@ -73,8 +73,8 @@ def _figure(fit: Correlation) -> dict[str, Any]:
         go.Scatter(
             x=x,
             y=[100 * point.auroc for point in fit.points],
-            # Plotly reads its texts as HTML, so a name has to be escaped to be seen as it is.
-            text=[html.escape(point.model) for point in fit.points],
+            # Plotly reads its texts as HTML, so a name has to be escaped to be seen as it is; it knows no &quot;.
+            text=[html.escape(point.model, quote=False) for point in fit.points],
             mode="markers",
             name="models",
             hovertemplate="<b>%{text}</b><br>ID accuracy %{x:.1f}<br>AUROC %{y:.1f}<extra></extra>",
