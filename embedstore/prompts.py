@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import numpy as np
-
 from embedstore.errors import UnknownName, UsageError
-from embedstore.records import FloatArray
 
 # The five of Adaloglou et al. (arXiv 2303.05828), which are also the released code's of MCM (Ming et al. 2022).
 PLP = (
@@ -107,33 +104,3 @@ def duplicates(names: Sequence[str]) -> list[tuple[str, list[int]]]:
     for i, name in enumerate(names):
         places.setdefault(name, []).append(i)
     return [(name, where) for name, where in places.items() if len(where) > 1]
-
-
-def ensemble(vectors: FloatArray) -> FloatArray:
-    """One unit vector per class: the mean of its prompts' unit vectors, normalised again.
-
-    Parameters
-    ----------
-    vectors : (C, P, D)
-        Normalised here in any case, so that a long vector does not outvote the others.
-
-    Returns
-    -------
-    (C, D) float32
-        Computed in float64. Zero where the prompts cancel out; NaN where a prompt is.
-
-    Raises
-    ------
-    UsageError
-        For another number of dimensions, or no prompts.
-    """
-    values = np.asarray(vectors, dtype=np.float64)
-    if values.ndim != 3 or values.shape[1] == 0:
-        raise UsageError(f"text vectors must have shape (classes, templates, width), not {values.shape}")
-    return _unit(_unit(values).mean(axis=1)).astype(np.float32)
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    units: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms != 0)
-    return units

@@ -53,7 +53,7 @@ def climbing(path: Path, source: str) -> list[str]:
     for name in imported(ast.parse(source)):
         parts = name.split(".")
         # The recipes stand beside the house and use its front door; `embedstore demo` opens it for one of them.
-        if parts[0] != "embedstore" or parts[1] == room or name == "embedstore.pipelines":
+        if parts[0] != "embedstore" or parts[1] == room or name.startswith("embedstore.pipelines"):
             continue
         if FLOOR[parts[1]] >= FLOOR[room]:
             found.append(f"{path.name} (floor {FLOOR[room]}) imports {name} (floor {FLOOR[parts[1]]})")
@@ -115,11 +115,19 @@ def test_a_planted_climb_is_caught(planted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "planted", ["import torch", "from PIL import Image", "try:\n    import faiss\nfinally:\n    pass", "class A:\n    import timm"]
+    "planted",
+    [
+        "import torch",
+        "from PIL import Image",
+        "try:\n    import faiss\nfinally:\n    pass",
+        "class A:\n    import timm",
+    ],
 )
 def test_a_planted_heavy_import_is_caught(planted: str) -> None:
     assert awake(planted)
-    assert not awake("def f():\n    import torch\nif TYPE_CHECKING:\n    import torch\nfrom sklearn.base import BaseEstimator")
+    assert not awake(
+        "def f():\n    import torch\nif TYPE_CHECKING:\n    import torch\nfrom sklearn.base import BaseEstimator"
+    )
 
 
 def loaded_by(code: str) -> set[str]:

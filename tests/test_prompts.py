@@ -1,9 +1,8 @@
-"""Templates, filling, and the ensemble of prompts."""
+"""Templates and filling."""
 
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from embedstore import prompts
@@ -75,35 +74,6 @@ def test_duplicates_name_all_their_places():
         ("maillot", [2, 4]),
     ]
     assert prompts.duplicates(["cat", "dog"]) == []
-
-
-def test_ensemble_is_the_normalised_mean_of_unit_vectors():
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((3, 4, 5))
-    found = prompts.ensemble(vectors)
-    for c in range(3):
-        mean = sum(vectors[c, p] / np.sqrt((vectors[c, p] ** 2).sum()) for p in range(4)) / 4
-        np.testing.assert_allclose(found[c], mean / np.sqrt((mean**2).sum()), rtol=1e-6)
-    assert found.dtype == np.float32
-    assert found.shape == (3, 5)
-
-
-def test_ensemble_does_not_depend_on_lengths_or_order():
-    vectors = np.random.default_rng(1).standard_normal((2, 3, 4))
-    longer = vectors * np.array([1.0, 10.0, 0.1])[None, :, None]
-    np.testing.assert_allclose(prompts.ensemble(longer), prompts.ensemble(vectors), atol=1e-7)
-    np.testing.assert_allclose(prompts.ensemble(vectors[:, ::-1]), prompts.ensemble(vectors), atol=1e-7)
-
-
-def test_ensemble_of_one_prompt_is_its_unit_vector_and_opposites_cancel_without_a_warning():
-    np.testing.assert_allclose(prompts.ensemble(np.array([[[3.0, 4.0]]])), [[0.6, 0.8]], rtol=1e-6)
-    assert (prompts.ensemble(np.array([[[1.0, 0.0], [-1.0, 0.0]]])) == 0).all()
-
-
-@pytest.mark.parametrize("shape", [(3, 4), (3, 0, 4), (4,)])
-def test_ensemble_refuses_other_shapes(shape):
-    with pytest.raises(UsageError, match="classes, templates, width"):
-        prompts.ensemble(np.zeros(shape))
 
 
 def test_prompts_import_nothing_heavy():

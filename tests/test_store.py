@@ -25,6 +25,7 @@ from embedstore.errors import (
 )
 from embedstore.records import Provenance, Result, Rows
 from embedstore.store import Store
+from embedstore.store.texts import ensemble
 
 
 def numbered(n: int) -> Rows:
@@ -154,7 +155,7 @@ def test_other_rows_under_the_same_name_are_refused() -> None:
             store.add_rows("pets", "train", rows)
     with pytest.raises(FingerprintMismatch, match=r"train-0.tar \(10240 bytes\) is now train-0.tar \(1 bytes\)"):
         store.add_rows("pets", "train", changed["size"])
-    with pytest.raises(FingerprintMismatch, match="class names .*'dog'.* then, .*'cow'"):
+    with pytest.raises(FingerprintMismatch, match=r"class names .*'dog'.* then, .*'cow'"):
         store.add_rows("pets", "train", replace(ROWS, class_names=("cat", "cow")))
 
 
@@ -207,6 +208,29 @@ def test_texts_are_the_normalised_mean_of_unit_vectors() -> None:
     for one, many in zip(store.texts("Tiny/golden", "pets"), vectors, strict=True):
         mean = sum(many) / len(many)
         np.testing.assert_allclose(one, mean / np.sqrt((mean**2).sum()), atol=1e-7)
+
+
+def test_ensemble_is_the_normalised_mean_of_unit_vectors() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((3, 4, 5))
+    found = ensemble(vectors)
+    for c in range(3):
+        mean = sum(vectors[c, p] / np.sqrt((vectors[c, p] ** 2).sum()) for p in range(4)) / 4
+        np.testing.assert_allclose(found[c], mean / np.sqrt((mean**2).sum()), rtol=1e-6)
+    assert found.dtype == np.float32
+    assert found.shape == (3, 5)
+
+
+def test_ensemble_does_not_depend_on_lengths_or_order() -> None:
+    vectors = np.random.default_rng(1).standard_normal((2, 3, 4))
+    longer = vectors * np.array([1.0, 10.0, 0.1])[None, :, None]
+    np.testing.assert_allclose(ensemble(longer), ensemble(vectors), atol=1e-7)
+    np.testing.assert_allclose(ensemble(vectors[:, ::-1]), ensemble(vectors), atol=1e-7)
+
+
+def test_ensemble_of_one_prompt_is_its_unit_vector_and_opposites_cancel_without_a_warning() -> None:
+    np.testing.assert_allclose(ensemble(np.array([[[3.0, 4.0]]])), [[0.6, 0.8]], rtol=1e-6)
+    assert (ensemble(np.array([[[1.0, 0.0], [-1.0, 0.0]]])) == 0).all()
 
 
 def test_projected_is_features_times_projection_or_what_was_stored() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import click
@@ -281,6 +282,5 @@ def demo(out: str) -> None:
     Example:
       embedstore demo --out demo
     """
-    from embedstore.pipelines import demo as recipe
-
-    recipe.main(out)
+    # The recipes stand beside the package in the repository and are installed as a part of it, unseen by type checkers.
+    importlib.import_module("embedstore.pipelines.demo").main(out)

@@ -16,19 +16,25 @@ KIND = "texts"
 
 
 def ensemble(vectors: FloatArray) -> FloatArray:
-    """One vector per class from one per class and template: their mean, made a unit vector again.
+    """One unit vector per class: the mean of its prompts' unit vectors, normalised again.
 
     Parameters
     ----------
-    vectors : (C, P, D) float, unit vectors
+    vectors : (C, P, D) float
+        Normalised here in any case, so that a long vector does not outvote the others.
 
     Returns
     -------
-    (C, D) float32, unit vectors
+    (C, D) float32
+        Computed in float64. Zero where the prompts cancel out; NaN where a prompt is.
     """
-    mean = np.asarray(vectors, dtype=np.float64).mean(axis=1)
-    unit: FloatArray = (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
-    return unit
+    return _unit(_unit(np.asarray(vectors, dtype=np.float64)).mean(axis=1)).astype(np.float32)
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms != 0)
+    return units
 
 
 def path_of(model: str, class_set: str, template_set: str) -> str:
