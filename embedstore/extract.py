@@ -269,6 +269,7 @@ class _Batches:
 
 
 def _loader(batches: _Batches, encoder: Encoder, workers: int | None) -> DataLoader[Any]:
+    import multiprocessing
     import os
 
     from torch.utils.data import DataLoader
@@ -276,10 +277,10 @@ def _loader(batches: _Batches, encoder: Encoder, workers: int | None) -> DataLoa
     images = sum(stop - start for start, stop in batches.batches)
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if images >= _WORKERS_PAY_FROM else 0
-    return DataLoader(
-        batches,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        # A fork would copy the locks of this process's threads (Zarr's event loop, torch's pool) as they happen to be.
-        multiprocessing_context="forkserver" if workers else None,
-    )
+    if workers == 0:
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    # Workers are forked from a server process that has imported what they need and runs no threads. A fork of this
+    # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["embedstore.extract", "torch", "torchvision.transforms", "PIL.Image"])
+    return DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context=context)  # type: ignore[arg-type]
