@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 
 import click
 
@@ -32,6 +33,13 @@ def main() -> None:
     Every option is also read from EMBEDSTORE_<COMMAND>_<OPTION>. Exit codes: 0 done, 1 failed, 2 usage, 3 done but
     some images failed, 5 store corrupt or written by another model, 75 stopped (run again to resume).
     """
+
+
+def run_typed(*args: str) -> None:
+    """Print one command as one would type it, then run it in this process. Recipes are made of these."""
+    lines = [(" \\\n    " if arg.startswith("--") else " ") + shlex.quote(arg) for arg in args]
+    click.echo("\n$ embedstore" + "".join(lines))
+    main(args=list(args), standalone_mode=False)
 
 
 @main.command()
