@@ -184,8 +184,8 @@ def save_png(image: Image, path: Path) -> None:
 
 
 def name(width: int, step: int) -> str:
-    """Name a model by its width and its age."""
-    return f"clip-w{width}-s{step}"
+    """Name a model by its width and its age, so that sorting by name sorts by both."""
+    return f"clip-w{width:03}-s{step:03}"
 
 
 def config(width: int) -> dict[str, Any]:

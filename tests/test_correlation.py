@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import linregress
 
@@ -15,6 +15,7 @@ points = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_siz
 
 
 @given(points)
+@settings(deadline=None)
 def test_equal_to_scipy_and_numpy(pairs):
     x, y = np.array(pairs).T / 1000
     found, expected = fit_line(x, y), linregress(x, y)
@@ -26,6 +27,7 @@ def test_equal_to_scipy_and_numpy(pairs):
 
 
 @given(points, st.floats(0.1, 100), st.floats(-10, 10))
+@settings(deadline=None)
 def test_laws(pairs, factor, shift):
     x, y = np.array(pairs).T / 1000
     value = r_squared(x, y)

@@ -31,12 +31,14 @@ def naive_fpr(s_id, s_ood, numerator, denominator):
 
 
 @given(scores, scores)
+@settings(deadline=None)
 def test_auroc_equals_the_double_loop(a, b):
     wins = sum((x > y) + (x == y) / 2 for x in a for y in b)
     assert auroc(a, b) == wins / (len(a) * len(b))
 
 
 @given(scores, scores)
+@settings(deadline=None)
 def test_equal_to_scikit_learn(a, b):
     y, s = pooled(a, b)
     assert auroc(a, b) == pytest.approx(roc_auc_score(y, s), abs=1e-12)
@@ -48,17 +50,20 @@ def test_equal_to_scikit_learn(a, b):
 
 
 @given(scores, scores, st.integers(1, 20))
+@settings(deadline=None)
 def test_fpr_equals_the_threshold_scan(a, b, twentieths):
     assert fpr_at_tpr(a, b, twentieths / 20) == naive_fpr(a, b, twentieths, 20)
 
 
 @given(scores, scores)
+@settings(deadline=None)
 def test_swapping_id_and_ood(a, b):
     assert abs(auroc(a, b) - (1 - auroc(b, a))) <= np.spacing(1.0)
     assert aupr_out(a, b) == aupr_in(-np.array(b), -np.array(a))
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=30), st.lists(st.integers(-50, 50), min_size=1, max_size=30))
+@settings(deadline=None)
 def test_any_increasing_map_changes_no_bit(a, b):
     a, b = np.array(a, float), np.array(b, float)
     for increasing in (lambda s: 3 * s - 7, np.arctan, lambda s: s**3, lambda s: np.exp(s / 0.2)):
@@ -67,7 +72,7 @@ def test_any_increasing_map_changes_no_bit(a, b):
 
 
 @given(scores, scores)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_every_metric_is_a_float_in_the_unit_interval(a, b):
     for metric in METRICS:
         value = metric(a, b)
@@ -76,7 +81,7 @@ def test_every_metric_is_a_float_in_the_unit_interval(a, b):
 
 
 @given(scores, scores, st.randoms())
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_order_does_not_matter(a, b, random):
     found = ood_metrics(a, b)
     random.shuffle(a)

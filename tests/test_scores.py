@@ -25,6 +25,7 @@ temperatures = st.sampled_from([0.01, 0.5, 1.0, 10.0])
 
 
 @given(logits, temperatures)
+@settings(deadline=None)
 def test_logit_scores_equal_scipy(z, t):
     np.testing.assert_allclose(msp(z, t), scipy.special.softmax(z / t, axis=1).max(axis=1), rtol=1e-12)
     np.testing.assert_allclose(energy(z, t), t * scipy.special.logsumexp(z / t, axis=1), rtol=1e-12, atol=1e-12)
@@ -32,6 +33,7 @@ def test_logit_scores_equal_scipy(z, t):
 
 
 @given(logits, st.floats(-100, 100))
+@settings(deadline=None)
 def test_shifting_a_row(z, shift):
     np.testing.assert_allclose(msp(z + shift), msp(z), rtol=1e-10)
     np.testing.assert_allclose(energy(z + shift), energy(z) + shift, atol=1e-10)
@@ -238,9 +240,11 @@ def test_fewer_rows_than_features_need_the_ridge():
     assert np.abs(scores).max() < 1e8
     with pytest.raises(NotAvailable, match=r"singular.*50 features"):
         MahalanobisDetector(ridge=0).fit(X, y)
-    repeated = np.repeat(rng.standard_normal((100, 3)), 2, axis=1)
-    with pytest.raises(NotAvailable, match="singular"):
-        MahalanobisDetector(ridge=0).fit(repeated, np.arange(100) % 2)
+    for seed in range(20):  # the factorisation alone lets about half of these through, by the luck of rounding
+        X = np.random.default_rng(seed).standard_normal((100, 3))
+        X[:, 2] = X[:, 0] + X[:, 1]
+        with pytest.raises(NotAvailable, match="singular"):
+            MahalanobisDetector(ridge=0).fit(X, np.arange(100) % 2)
 
 
 def test_mahalanobis_without_spread():
