@@ -13,6 +13,7 @@ from embedstore.errors import NotAvailable, UsageError
 Float64 = npt.NDArray[np.float64]
 
 _BLOCK = 4096  # rows handled at once; with 1,280 features 42 MB in float64
+_ROUNDING = 1e-12  # what is smaller than this beside a variance is rounding error, not variance
 
 
 class MahalanobisDetector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -196,7 +197,7 @@ def _factor(covariance: Float64, ridge: float, negligible: float, where: str) ->
     except LinAlgError as error:
         raise singular from error
     # Rounding can let a singular matrix through. A pivot is what a feature adds to the ones before it: none, here.
-    if (np.square(np.diag(factor)) <= len(factor) * np.finfo(np.float64).eps * np.diag(covariance)).any():
+    if (np.square(np.diag(factor)) <= _ROUNDING * np.diag(covariance)).any():
         raise singular
     return factor
 
