@@ -9,11 +9,14 @@ READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut 
 demo: $(READY)
 	$(BIN)/embedstore demo --out demo
 
+# One test process a core, one thread each: threads of several processes on the same cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
 test: lint
-	$(BIN)/pytest -m "not slow" -n auto
+	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest -n auto
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

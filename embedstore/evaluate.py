@@ -55,7 +55,7 @@ class Study:
     Raises
     ------
     UsageError
-        If an OOD set is the ID data set itself.
+        If an OOD set is the ID data set itself, or the ID splits' labels are indices into different class names.
     UnknownName, NotAvailable
         If the store lacks the model, or the model has not embedded the ID test split or any of the OOD sets.
     """
@@ -67,6 +67,7 @@ class Study:
         self.seed, self.templates = seed, templates
         store.provenance(model)
         self.test = _finished(store, model, id_name, "test")
+        _check_labels_agree(self)
         self.ood: dict[str, Images] = {}
         self.missing: list[str] = []
         for name in ood_names:
@@ -221,19 +222,21 @@ def _mcm(study: Study) -> Finding:
 def _plp(study: Study) -> Finding:
     text = study.text
     labels = pseudo_labels(study.train.projected()[study.train.ok], text)
-    return _probe(study, study.train_features, labels, len(text), "no image of the train split got the pseudo-label")
+    names = study.store.text_info(study.model, study.id_name, study.templates)["names"]
+    return _probe(study, study.train_features, labels, names, "no image of the train split got the pseudo-label")
 
 
 def _linear(study: Study) -> Finding:
     X, labels = study.labelled()
-    names = study.train.class_names
-    return _probe(study, X, labels, len(names) if names else int(labels.max()) + 1, "the train split has no image of")
+    names = study.train.class_names or [str(label) for label in range(int(labels.max()) + 1)]
+    return _probe(study, X, labels, names, "the train split has no image of")
 
 
-def _probe(study: Study, X: FloatArray, labels: IntArray, n_classes: int, what_is_empty: str) -> Finding:
+def _probe(study: Study, X: FloatArray, labels: IntArray, names: Sequence[str], what_is_empty: str) -> Finding:
     from embedstore.probes import LinearProbe
     from embedstore.scores import energy, msp
 
+    n_classes = len(names)
     batch_size = _LARGE_BATCH if len(X) >= _LARGE_TRAINING_SET else _BATCH
     probe = LinearProbe(n_classes=n_classes, batch_size=batch_size, seed=study.seed).fit(X, labels)
     logits = {name: probe.decision_function(features) for name, features in study.test_features.items()}
@@ -241,7 +244,6 @@ def _probe(study: Study, X: FloatArray, labels: IntArray, n_classes: int, what_i
         "msp": {name: msp(values) for name, values in logits.items()},
         "energy": {name: energy(values) for name, values in logits.items()},
     }
-    names = study.train.class_names or [str(index) for index in range(n_classes)]
     empty = [names[index] for index in np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0)]
     notes = (f"{what_is_empty} {len(empty)} of {n_classes} classes: {', '.join(empty[:10])}",) if empty else ()
     weights: dict[str, FloatArray] = {
@@ -265,7 +267,10 @@ def _relative_mahalanobis(study: Study) -> Finding:
 def _distance(study: Study, *, relative: bool) -> Finding:
     from embedstore.scores import MahalanobisDetector
 
-    detector = MahalanobisDetector(relative=relative).fit(*study.labelled())
+    X, labels = study.labelled()
+    if len(X) < 2:
+        raise NotAvailable(f"{study.train.name} has a single labelled row, and a covariance needs a class with two")
+    detector = MahalanobisDetector(relative=relative).fit(X, labels)
     scores = {name: detector.score_samples(X) for name, X in study.test_features.items()}
     predicted = detector.predict(study.test_features[study.test.name])
     return Finding({"distance": scores}, detector.get_params(), predicted)
@@ -307,6 +312,21 @@ def _by_row(study: Study, finding: Finding) -> dict[str, FloatArray]:
             column[images.ok] = values
             spread[f"{score}/{name}"] = column
     return spread
+
+
+def _check_labels_agree(study: Study) -> None:
+    if not study.model_has("train"):
+        return
+    train, test = study.train.class_names, study.test.class_names
+    if train is not None and test is not None and train != test:
+        raise UsageError(
+            f"{study.train.name} has the classes {_some(train)} and {study.test.name} {_some(test)}, so that a label "
+            f"means another class in each; extract them with the same class names, under another --dataset name"
+        )
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return f"{len(names):,} ({', '.join(names[:most])}{' …' if len(names) > most else ''})"
 
 
 def _finished(store: Store, model: str, dataset: str, split: str) -> Images:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.errors import ImageError, NotAvailable, UsageError
+from embedstore.errors import EmbedstoreError, ImageError, NotAvailable, UsageError
 from embedstore.prompts import check_class_names, prompts, templates
 from embedstore.records import FAILED, OK, FloatArray, Rows
 from embedstore.sources import Source, decode
@@ -151,7 +151,7 @@ def _embed_block(
     rows: Rows,
     start: int,
     stop: int,
-    decoded: Iterator[_Batch],
+    decoded: Iterator[_Batch | EmbedstoreError],
     outcome: Outcome,
     progress: Callable[[int], None],
 ) -> None:
@@ -162,6 +162,8 @@ def _embed_block(
     columns: dict[str, FloatArray] = {}
     while at < size:
         batch = next(decoded)
+        if isinstance(batch, EmbedstoreError):
+            raise batch
         good = np.flatnonzero([reason is None for reason in batch.reasons])
         made = _embed_batch(encoder, batch) if len(good) else {}
         finite = np.ones(len(good), dtype=bool)
@@ -212,7 +214,10 @@ def _complete(
 def _stored_as(dtype: np.dtype[Any], values: FloatArray, name: str) -> FloatArray:
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     if largest > np.finfo(dtype).max:
-        raise UsageError(f"{name} reach {largest:.4g}, which {dtype} cannot hold; use --dtype float32")
+        raise UsageError(
+            f"{name} reach {largest:.4g}, which {dtype} cannot hold; use --dtype float32, with a --name of its own if "
+            f"the store holds this model already"
+        )
     return values.astype(dtype)
 
 
@@ -249,10 +254,16 @@ class _Batches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> _Batch:
+    def __getitem__(self, index: int) -> _Batch | EmbedstoreError:
+        """One batch, or why there is none: if a worker raised, torch would make a traceback of its message."""
+        try:
+            return self._batch(*self.batches[index])
+        except EmbedstoreError as error:
+            return error
+
+    def _batch(self, start: int, stop: int) -> _Batch:
         import torch
 
-        start, stop = self.batches[index]
         pixels: list[Any] = []
         reasons: list[str | None] = []
         for payload in self.source.read(self.rows, start, stop):

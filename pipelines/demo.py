@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +50,9 @@ PATCHES = 450  # as many as there are other digits
 WIDTHS = (64, 192)  # of the image tower
 STEPS = (40, 65, 200)  # one training run a width, saved at three ages
 BATCH = 64
+
+MEAN, STD = 0.5, 0.5  # of the pixels, 0 to 1: the models see -1 to 1
+PREPROCESS = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 
 # Web captions speak in many ways. The prompts that the probes use later are among them, as they are on the web.
 CAPTIONS = (
@@ -279,15 +281,7 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
     grid = affine_grid(moves, list(pixels.shape), align_corners=False)
     moved = grid_sample(pixels, grid, align_corners=False)  # black, the scans' background, comes in from outside
     noisy = moved + 0.05 * torch.randn(pixels.shape)
-    return ((noisy - PREPROCESS["mean"][0]) / PREPROCESS["std"][0]).expand(-1, 3, -1, -1)
-
-
-PREPROCESS: Mapping[str, Any] = {
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
+    return ((noisy - MEAN) / STD).expand(-1, 3, -1, -1)
 
 
 def save_clip(model: CLIP, cfg: dict[str, Any], folder: Path) -> None:
@@ -295,6 +289,6 @@ def save_clip(model: CLIP, cfg: dict[str, Any], folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"model_cfg": cfg, "preprocess_cfg": dict(PREPROCESS)}, indent=1)
+    text = json.dumps({"model_cfg": cfg, "preprocess_cfg": PREPROCESS}, indent=1)
     (folder / "open_clip_config.json").write_text(text + "\n")
     save_file({key: value.half() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")

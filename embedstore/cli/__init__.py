@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shlex
 
 import click
 
 from embedstore import errors
 from embedstore.cli.exits import SOME_FAILED, Commands, stoppable
+
+# Threads that wait for each other must sleep, not spin, or decoding workers starve: on two busy cores extraction ran
+# three times slower without this (docs/log.md). It is read once, when the OpenMP runtime is loaded, hence so early.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 store_option = click.option("--store", "location", required=True, metavar="PATH", help="The feature store.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -21,7 +26,6 @@ models_help = "ARCH/TAG, ARCH//weights, hf-hub:ORG/REPO, local-dir:PATH or timm:
     cls=Commands,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "EMBEDSTORE",
         # People who come from other tools type underscores.
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
@@ -30,7 +34,7 @@ models_help = "ARCH/TAG, ARCH//weights, hf-hub:ORG/REPO, local-dir:PATH or timm:
 def main() -> None:
     """Embed images once, then classify them and detect out-of-distribution images from the cached features.
 
-    Every option is also read from EMBEDSTORE_<COMMAND>_<OPTION>. Exit codes: 0 done, 1 failed, 2 usage, 3 done but
+    Every option is also read from the environment: --block-rows of extract from EMBEDSTORE_EXTRACT_BLOCK_ROWS. Exit codes: 0 done, 1 failed, 2 usage, 3 done but
     some images failed, 5 store corrupt or written by another model, 75 stopped (run again to resume).
     """
 
@@ -66,7 +70,13 @@ def run_typed(*args: str) -> None:
     help="Embed each image's own caption, KEY.EXT, too. --captions alone means --captions=txt.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 … or auto.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--batch-size",
+    default=64,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Images that go through the model at once.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
@@ -129,11 +139,18 @@ def extract(
       embedstore extract 'cifar10/train-{000000..000004}.tar' --store clip.zarr --model ViT-B-32/openai
     """
     from embedstore.cli import console
-    from embedstore.encoders import load_encoder
+    from embedstore.encoders import load_encoder, parse_model
     from embedstore.extract import embed_images, embed_texts, list_rows
+    from embedstore.prompts import TEMPLATES
     from embedstore.sources import open_source
     from embedstore.store import Store
 
+    # What is misspelled is said before the first model runs, not after.
+    for template_set in templates:
+        if template_set not in TEMPLATES:
+            raise errors.UnknownName("template set", template_set, TEMPLATES)
+    for model in models:
+        parse_model(model, name=name)
     if name is not None and len(models) > 1:
         raise errors.UsageError("--name renames one model; give one --model with it")
     out = console.human(quiet=quiet)
@@ -185,7 +202,15 @@ def extract(
 @click.option(
     "--templates", default="plp", show_default=True, metavar="SET", help="The prompts that make class vectors."
 )
-@click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="Repeatable.")
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=click.IntRange(0, 2**32 - 1),
+    default=(0,),
+    show_default=True,
+    help="Of the linear probes. Repeatable.",
+)
 @click.option("--results", metavar="PATH", help="Write results into this store instead.")
 @json_option
 @quiet_option
@@ -223,9 +248,12 @@ def probe(
     known = store.models()
     if not known:
         raise errors.NotAvailable(f"{location} holds no model yet; run `embedstore extract` first")
+    wanted = list(dict.fromkeys(model if model in known else parse_model(model).name for model in models)) or known
+    for model in wanted:
+        store.provenance(model)
     found, refused = [], []
-    for model in [model if model in known else parse_model(model).name for model in models] or known:
-        for seed in seeds:
+    for model in wanted:
+        for seed in dict.fromkeys(seeds):
             try:
                 study = Study(store, model, id_name, ood_names, seed=seed, templates=templates)
             except errors.NotAvailable as error:

@@ -80,7 +80,7 @@ def print_outcome(console: Console, outcome: Outcome, *, most: int = 5) -> None:
         markup=False,
     )
     for key, reason in outcome.failures[:most]:
-        console.print(f"  failed: {key!r}: {reason}", markup=False)
+        console.print(f"  failed: {key!r}: {reason}", markup=False, soft_wrap=True)
     if len(outcome.failures) > most:
         console.print(f"  … and {len(outcome.failures) - most:,} more")
 
@@ -131,7 +131,7 @@ def print_results(console: Console, results: Sequence[Result], refused: Sequence
     notes = [f"{result.model}: {note}" for result in results for note in result.notes]
     absent = [f"{result.model}: no {result.method}: {result.absent}" for result in results if result.absent]
     for note in dict.fromkeys([*absent, *notes, *refused]):
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def inventory(store: Store) -> list[dict[str, Any]]:

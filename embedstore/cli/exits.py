@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,18 @@ EXIT_CODES: tuple[tuple[type[errors.EmbedstoreError], int], ...] = (
 
 
 class Commands(click.Group):
-    """A group whose commands end the library's errors as one line on stderr and an exit code."""
+    """A group whose commands end errors as one line and an exit code, and read options from the environment too."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command. ``--block-rows`` of ``extract`` is also read from ``EMBEDSTORE_EXTRACT_BLOCK_ROWS``.
+
+        Click's own ``auto_envvar_prefix`` would take the name of the function's parameter instead of the flag's.
+        """
+        super().add_command(cmd, name)
+        for option in cmd.params:
+            if isinstance(option, click.Option):
+                flag = max(option.opts, key=len).lstrip("-")
+                option.envvar = f"EMBEDSTORE_{name or cmd.name}_{flag}".replace("-", "_").upper()
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see :class:`click.Group`."""
@@ -32,13 +44,17 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except errors.EmbedstoreError as error:
             raise _Failure(error) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `embedstore ls | head`: click knows what to do
+                raise
+            raise _Failure(error) from error
 
 
 class _Failure(click.ClickException):
-    def __init__(self, error: errors.EmbedstoreError) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         # Shadows click's class variable, which is how click means it to be set.
-        vars(self)["exit_code"] = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+        vars(self)["exit_code"] = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
 
 
 @contextmanager
