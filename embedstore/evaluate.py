@@ -244,7 +244,7 @@ def _probe(study: Study, X: FloatArray, labels: IntArray, names: Sequence[str], 
         "msp": {name: msp(values) for name, values in logits.items()},
         "energy": {name: energy(values) for name, values in logits.items()},
     }
-    empty = [names[index] for index in np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0)]
+    empty = [names[index] for index in np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0).tolist()]
     notes = (f"{what_is_empty} {len(empty)} of {n_classes} classes: {', '.join(empty[:10])}",) if empty else ()
     weights: dict[str, FloatArray] = {
         "coef": probe.coef_,

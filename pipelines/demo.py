@@ -20,8 +20,8 @@ What one should see: the longer a model was trained, the better its features cla
 to 97 %) and the better they spot the other digits (1-NN AUROC from about 78 % to 98 %; R² near 0.9 over the six
 models). Photo patches are so different that 1-NN finds nearly all of them with any model: there the R² has nothing to
 explain. Pseudo-label probing (PLP) stands on a text tower that knows the class names: for the youngest models most
-pseudo-labels are wrong and PLP guesses; for the oldest it equals the probe that was given the true labels. Unlike in
-the paper (ImageNet, real CLIPs), MCM stays ahead of PLP on the other digits, also when PLP trains for 17,000 steps
+pseudo-labels are wrong and PLP guesses; for the oldest it is within three points of the probe with true labels. Unlike
+in the paper (ImageNet, real CLIPs), MCM stays ahead of PLP on the other digits, also when PLP trains for 17,000 steps
 instead of the 200 that 270 images make. A miniature shows how the study works, not how it comes out.
 """
 

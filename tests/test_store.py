@@ -98,6 +98,12 @@ def test_keys_come_back_in_order(keys: list[str]) -> None:
     assert list(store.add_rows("d", "test", rows, block_rows=3).keys) == keys
 
 
+def test_a_name_that_is_not_utf8_is_refused() -> None:
+    bad = b"caf\xe9".decode("utf-8", "surrogateescape")
+    with pytest.raises(UsageError, match=r"udce9.* is not UTF-8"):
+        Store.create(MemoryStore()).add_rows("d", "test", replace(numbered(1), keys=[bad]))
+
+
 def test_the_status_chunk_is_the_last_write_of_a_block() -> None:
     memory = Recording()
     build(memory)

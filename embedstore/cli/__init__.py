@@ -34,8 +34,9 @@ models_help = "ARCH/TAG, ARCH//weights, hf-hub:ORG/REPO, local-dir:PATH or timm:
 def main() -> None:
     """Embed images once, then classify them and detect out-of-distribution images from the cached features.
 
-    Every option is also read from the environment: --block-rows of extract from EMBEDSTORE_EXTRACT_BLOCK_ROWS. Exit codes: 0 done, 1 failed, 2 usage, 3 done but
-    some images failed, 5 store corrupt or written by another model, 75 stopped (run again to resume).
+    Every option is also read from the environment: --block-rows of extract from EMBEDSTORE_EXTRACT_BLOCK_ROWS (several
+    values of a repeatable one are separated by spaces). Exit codes: 0 done, 1 failed, 2 usage, 3 done but some images
+    failed, 5 store corrupt or written by another model, 75 stopped (run again to resume).
     """
 
 

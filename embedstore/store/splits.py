@@ -75,6 +75,9 @@ def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_row
     layout.check_name("split", split)
     if block_rows < 1:
         raise UsageError(f"a block must have at least one row, not {block_rows}")
+    for key in rows.keys:
+        if not key.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in key):
+            raise UsageError(f"the name of image {key!r} is not UTF-8, and cannot be stored; rename it")
     path = f"datasets/{dataset}/{split}"
     stored = layout.committed(root, path, KIND)
     if stored is not None:
