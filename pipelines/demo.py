@@ -28,10 +28,12 @@ instead of the 200 that 270 images make. A miniature shows how the study works, 
 from __future__ import annotations
 
 import json
-import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedstore.cli import run_typed
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,14 +45,12 @@ if TYPE_CHECKING:
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KNOWN = DIGITS[:5]  # in-distribution; the other five are near-OOD
-
 SIDE = 32  # pixels of a written image; the scans themselves have 8 × 8
 PATCHES = 450  # as many as there are other digits
 
 WIDTHS = (64, 192)  # of the image tower
 STEPS = (40, 65, 200)  # one training run a width, saved at three ages
 BATCH = 64
-
 MEAN, STD = 0.5, 0.5  # of the pixels, 0 to 1: the models see -1 to 1
 PREPROCESS = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 
@@ -72,35 +72,32 @@ def main(out: str = "demo", seed: int = 0) -> None:
     """Make the data and the models where they are missing, then run the ordinary commands, printing each."""
     root = Path(out)
     claim(root, seed)
-    if not (root / "data").exists():
-        print(f"Writing scans and photo patches to {root / 'data'}", flush=True)
-        write_images(root / "data.part", seed)
-        (root / "data.part").rename(root / "data")  # what is half written keeps its other name
-    if not (root / "models").exists():
-        print(f"Training {len(WIDTHS) * len(STEPS)} miniature CLIPs into {root / 'models'}", flush=True)
-        train_clips(root / "models.part", seed)
-        (root / "models.part").rename(root / "models")
-
-    store, report = str(root / "store.zarr"), str(root / "report")
-    models = [f"--model=local-dir:{root / 'models' / name(width, step)}" for width in WIDTHS for step in STEPS]
-
-    # Run the models once over every image; from here on, nobody needs a model or an image again.
-    for split in ("digits/train", "digits/test", "other-digits/test", "photo-patches/test"):
-        run("extract", str(root / "data" / split), "--store", store, *models)
-    # Every classifier and every OOD score, from the cached features.
-    run("probe", "--store", store, "--id", "digits", "--ood", "other-digits", "--ood", "photo-patches")
-    # Tables, plots, and R² across the models.
-    run("report", "--store", store, "--out", report)
+    with one_thread():
+        prepare(root, seed)
+        study(root)
     print(f"\nDone. Open {root / 'report' / 'report.html'}")
 
 
-def run(*args: str) -> None:
-    """Print one embedstore command as one would type it, then run it in this process."""
-    from embedstore.cli import main as embedstore
+def prepare(root: Path, seed: int) -> None:
+    """Make the data and the models where they are missing, each under another name until it is whole."""
+    for part, make in (("data", write_images), ("models", train_clips)):
+        if not (root / part).exists():
+            print(f"Making {root / part}", flush=True)
+            make(root / f"{part}.part", seed)
+            (root / f"{part}.part").rename(root / part)
 
-    words = [(" \\\n    " if arg.startswith("--") else " ") + shlex.quote(arg) for arg in args]
-    print("\n$ embedstore" + "".join(words), flush=True)
-    embedstore(args=list(args), standalone_mode=False)
+
+def study(root: Path) -> None:
+    """Extract, probe, report: the commands that one would run on one's own images and models."""
+    store, report = str(root / "store.zarr"), str(root / "report")
+    models = [f"--model=local-dir:{root / 'models' / name(width, step)}" for width in WIDTHS for step in STEPS]
+    # Run the models once over every image; from here on, nobody needs a model or an image again.
+    for split in ("digits/train", "digits/test", "other-digits/test", "photo-patches/test"):
+        run_typed("extract", str(root / "data" / split), "--store", store, *models)
+    # Every classifier and every OOD score, from the cached features.
+    run_typed("probe", "--store", store, "--id", "digits", "--ood", "other-digits", "--ood", "photo-patches")
+    # Tables, plots, and R² across the models.
+    run_typed("report", "--store", store, "--out", report)
 
 
 def claim(root: Path, seed: int) -> None:
@@ -108,19 +105,28 @@ def claim(root: Path, seed: int) -> None:
     marker = root / "demo.json"
     settings = {"seed": seed, "classes": KNOWN, "patches": PATCHES, "widths": WIDTHS, "steps": STEPS, "batch": BATCH}
     text = json.dumps(settings) + "\n"
-    if marker.exists():
-        if marker.read_text() != text:
-            raise UsageError(
-                f"{root} holds a demo with other settings (see {marker}). Choose another folder with --out."
-            )
-    elif root.exists() and any(root.iterdir()):
-        raise UsageError(f"{root} is not empty and not a demo. Choose another folder with --out.")
-    else:
-        root.mkdir(parents=True, exist_ok=True)
-        marker.write_text(text)
+    if marker.exists() and marker.read_text() == text:
+        return
+    if root.exists() and any(root.iterdir()):
+        raise UsageError(f"{root} is not empty and not a demo with these settings. Choose another folder with --out.")
+    root.mkdir(parents=True, exist_ok=True)
+    marker.write_text(text)
 
 
-# --- the images -------------------------------------------------------------------------------------------------------
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: it sums in one order then, so that the models do not depend on the number of cores.
+
+    For matrices this small it is no slower, and several times faster where other programs want the cores too.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def load_scans(seed: int) -> tuple[list[Image], NDArray[np.int64], NDArray[np.bool_]]:
@@ -183,9 +189,6 @@ def save_png(image: Image, path: Path) -> None:
     image.save(path)
 
 
-# --- the models -------------------------------------------------------------------------------------------------------
-
-
 def name(width: int, step: int) -> str:
     """Name a model by its width and its age, so that sorting by name sorts by both."""
     return f"clip-w{width:03}-s{step:03}"
@@ -212,17 +215,10 @@ def train_clips(folder: Path, seed: int) -> None:
     tokenize = open_clip.SimpleTokenizer(context_length=16)
     captions = torch.stack([tokenize([caption.format(word) for word in DIGITS]) for caption in CAPTIONS])  # (P, 10, 16)
 
-    # One thread sums in one order, so that the models do not depend on the number of cores. For matrices this small it
-    # is hardly slower, and much faster where the cores have other work.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for width in WIDTHS:
-            with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-                torch.manual_seed(seed)
-                train_clip(width, pixels, labels, captions, folder)
-    finally:
-        torch.set_num_threads(threads)
+    for width in WIDTHS:
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+            torch.manual_seed(seed)
+            train_clip(width, pixels, labels, captions, folder)
 
 
 def train_clip(width: int, pixels: torch.Tensor, labels: torch.Tensor, captions: torch.Tensor, folder: Path) -> None:
@@ -233,7 +229,7 @@ def train_clip(width: int, pixels: torch.Tensor, labels: torch.Tensor, captions:
 
     cfg = config(width)
     model = open_clip.CLIP(cfg["embed_dim"], CLIPVisionCfg(**cfg["vision_cfg"]), CLIPTextCfg(**cfg["text_cfg"]))
-    # The captions use some thirty of the 49,408 tokens; random vectors do for these, and training skips a huge table.
+    # The captions use 26 of the 49,408 tokens; random vectors do for these, and training skips a huge table.
     model.token_embedding.requires_grad_(False)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.05)
@@ -278,10 +274,9 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
     angle, zoom, shift = between(-0.25, 0.25, batch), between(0.85, 1.15, batch), between(-0.125, 0.125, 2, batch)
     cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
     moves = torch.stack([cos, -sin, shift[0], sin, cos, shift[1]], dim=1).view(batch, 2, 3)
-    grid = affine_grid(moves, list(pixels.shape), align_corners=False)
-    moved = grid_sample(pixels, grid, align_corners=False)  # black, the scans' background, comes in from outside
-    noisy = moved + 0.05 * torch.randn(pixels.shape)
-    return ((noisy - MEAN) / STD).expand(-1, 3, -1, -1)
+    # What comes in from outside is black, as the scans' background is.
+    moved = grid_sample(pixels, affine_grid(moves, list(pixels.shape), align_corners=False), align_corners=False)
+    return ((moved + 0.05 * torch.randn(pixels.shape) - MEAN) / STD).expand(-1, 3, -1, -1)
 
 
 def save_clip(model: CLIP, cfg: dict[str, Any], folder: Path) -> None:
@@ -289,6 +284,6 @@ def save_clip(model: CLIP, cfg: dict[str, Any], folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"model_cfg": cfg, "preprocess_cfg": PREPROCESS}, indent=1)
-    (folder / "open_clip_config.json").write_text(text + "\n")
+    settings = {"model_cfg": cfg, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(settings, indent=1) + "\n")
     save_file({key: value.half() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
