@@ -213,7 +213,7 @@ def _complete(
 
 def _stored_as(dtype: np.dtype[Any], values: FloatArray, name: str) -> FloatArray:
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
-    if largest > np.finfo(dtype).max:
+    if largest > float(np.finfo(dtype).max):
         raise UsageError(
             f"{name} reach {largest:.4g}, which {dtype} cannot hold; use --dtype float32, with a --name of its own if "
             f"the store holds this model already"
@@ -279,6 +279,24 @@ class _Batches:
         return _Batch(torch.stack(pixels) if pixels else None, reasons, captions)
 
 
+def _end_with_parent(worker: int) -> None:
+    """In a worker: end when the process that wants its batches is gone, and be it killed.
+
+    Torch's own watch is on the server process that forked the worker, and that lives as long as its workers do.
+    """
+    import multiprocessing
+    import os
+    import threading
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _loader(batches: _Batches, encoder: Encoder, workers: int | None) -> DataLoader[Any]:
     import multiprocessing
     import os
@@ -294,4 +312,10 @@ def _loader(batches: _Batches, encoder: Encoder, workers: int | None) -> DataLoa
     # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["embedstore.extract", "torch", "torchvision.transforms", "PIL.Image"])
-    return DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context=context)  # type: ignore[arg-type]
+    return DataLoader(
+        batches,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context,
+        worker_init_fn=_end_with_parent,
+    )

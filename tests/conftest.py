@@ -52,7 +52,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders ``pets/train`` (24 pictures), ``pets/test`` (18), ``cars/test`` (10), ``flat/test`` (6, no labels).
 
     And shards: ``tars/pets-train.tar`` holds the images of ``pets/train``, every other one with a caption;
-    ``tars/many.tar`` a thousand images, enough for a run to be stopped in the middle of it.
+    ``tars/many.tar`` 600 images, enough for a run to be stopped in the middle of it.
     """
     root = tmp_path_factory.mktemp("pictures")
     write_folder(root / "pets" / "train", ["cat", "dog", "fish"], 8, seed=0)
@@ -67,7 +67,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples.append((f"{path.parent.name}/{path.stem}", members))
     write_tar(root / "tars" / "pets-train.tar", samples)
     few = [members["png"] for _, members in samples]
-    many = [(f"{n:04}", {"png": few[n % len(few)], "cls": str(n % 3).encode()}) for n in range(1000)]
+    many = [(f"{n:04}", {"png": few[n % len(few)], "cls": str(n % 3).encode()}) for n in range(600)]
     write_tar(root / "tars" / "many.tar", many)
     return root
 

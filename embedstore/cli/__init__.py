@@ -268,6 +268,8 @@ def probe(
     console.print_results(out, found, refused)
     if as_json:
         click.echo(json.dumps(console.as_rows(found)))
+    if all(result.absent is not None for result in found):
+        raise errors.NotAvailable("no method could run; the notes say what each lacks")
 
 
 @main.command()

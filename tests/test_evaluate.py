@@ -1,0 +1,298 @@
+"""Every method against an independent restatement, and what becomes of it where something is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from synthetic_study import LABELS, NAMES, PROJECTION, PROVENANCE, TEXT, X, put, study
+from zarr.storage import MemoryStore
+
+from embedstore.errors import NotAvailable, UnknownName, UsageError
+from embedstore.evaluate import METHODS, Study, run_methods
+from embedstore.probes import LinearProbe
+from embedstore.records import Result
+from embedstore.store import Store
+
+
+def run(of: Study, *methods: str) -> dict[str, Result]:
+    return {result.method: result for result in run_methods(of, methods)}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Result]:
+    return run(study())
+
+
+# Restated -------------------------------------------------------------------------------------------------------------
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def cosines(name: str) -> np.ndarray:
+    return unit(X[name].astype(np.float64) @ PROJECTION) @ unit(TEXT[:, 0].astype(np.float64)).T
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def naive_distance(name: str, relative: bool) -> tuple[np.ndarray, np.ndarray]:
+    train, labels = X["train"].astype(np.float64), LABELS["train"]
+    means = np.array([train[labels == c].mean(axis=0) for c in range(3)])
+    within = sum(np.outer(x - means[c], x - means[c]) for x, c in zip(train, labels, strict=True)) / (60 - 3)
+    whole = np.cov(train.T)
+
+    def distance(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> float:
+        ridge = 1e-6 * np.trace(covariance) / 6 * np.eye(6)
+        return float((x - mean) @ np.linalg.inv(covariance + ridge) @ (x - mean))
+
+    table = np.array([[distance(x, mean, within) for mean in means] for x in X[name]])
+    background = np.array([distance(x, train.mean(axis=0), whole) for x in X[name]])
+    return -(table.min(axis=1) - (background if relative else 0)), table.argmin(axis=1)
+
+
+def naive_knn_labels(train: np.ndarray, test: np.ndarray, k: int = 20, temperature: float = 0.02) -> np.ndarray:
+    similarities = unit(test.astype(np.float64)) @ unit(train.astype(np.float64)).T
+    guesses = []
+    for row in similarities:
+        votes = np.zeros(3)
+        for neighbour in np.argsort(-row)[:k]:
+            votes[LABELS["train"][neighbour]] += np.exp(row[neighbour] / temperature)
+        guesses.append(votes.argmax())
+    return np.array(guesses)
+
+
+def probe_logits(name: str, labels: np.ndarray) -> np.ndarray:
+    return LinearProbe(n_classes=3, batch_size=256, seed=0).fit(X["train"], labels).decision_function(X[name])
+
+
+def expected(method: str, score: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Score and predicted class of every row of ``"test"`` or ``"ood"``."""
+    if method == "knn":
+        nearest = (unit(X[name].astype(np.float64)) @ unit(X["train"].astype(np.float64)).T).max(axis=1)
+        return nearest, naive_knn_labels(X["train"], X["test"])
+    if method == "mcm":
+        return softmax(cosines(name)).max(axis=1), cosines(name).argmax(axis=1)
+    if method.endswith("mahalanobis"):
+        return naive_distance(name, relative=method.startswith("relative"))
+    logits = probe_logits(name, cosines("train").argmax(axis=1) if method == "plp" else LABELS["train"])
+    by_score = {"msp": softmax(logits).max(axis=1), "energy": np.log(np.exp(logits).sum(axis=1))}
+    return by_score[score], logits.argmax(axis=1)
+
+
+SCORES = [("knn", "cosine"), ("mcm", "msp"), *((m, s) for m in ("plp", "linear") for s in ("msp", "energy"))]
+SCORES += [("mahalanobis", "distance"), ("relative-mahalanobis", "distance")]
+
+
+@pytest.mark.parametrize(("method", "score"), SCORES)
+def test_scores_accuracy_and_auroc_equal_the_restatement(found: dict[str, Result], method: str, score: str) -> None:
+    result = found[method]
+    (inside, predicted), (outside, _) = expected(method, score, "test"), expected(method, score, "ood")
+    np.testing.assert_allclose(result.scores[f"{score}/pets/test"], inside, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.scores[f"{score}/cars/test"], outside, rtol=1e-5, atol=1e-6)
+    assert result.id_accuracy == (predicted == LABELS["test"]).mean()
+    metrics = result.metrics[score]["cars/test"]
+    assert (metrics["n_id"], metrics["n_ood"]) == (30, 25)
+    truth = np.repeat([1, 0], [30, 25])
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(truth, np.concatenate([inside, outside])), abs=1e-9)
+    assert 0.2 < metrics["auroc"] < 0.98, "neither trivial nor hopeless, or this compares nothing"
+
+
+def test_the_accuracy_of_knn_is_by_a_vote_of_20_neighbours_at_temperature_002() -> None:
+    train, test = X["train"] + 3, X["test"] + 3  # all in one direction, so that the vote is close
+    result = run(study(train_split={"values": train}, test_split={"values": test}), "knn")["knn"]
+    accuracies = {
+        (k, t): (naive_knn_labels(train, test, k, t) == LABELS["test"]).mean()
+        for k, t in [(20, 0.02), (1, 0.02), (10, 0.02), (60, 0.02), (20, 1.0), (20, 0.05)]
+    }
+    assert result.id_accuracy == accuracies.pop((20, 0.02))
+    assert result.id_accuracy not in accuracies.values(), "this data would not tell"
+
+
+def test_every_method_is_compared_and_says_what_it_read(found: dict[str, Result]) -> None:
+    assert list(found) == list(METHODS) == list(dict.fromkeys(method for method, _ in SCORES))
+    for result in found.values():
+        assert {(result.method, score) for score in result.metrics} == {s for s in SCORES if s[0] == result.method}
+        assert set(result.inputs) == {
+            "model",
+            "images/pets/train",
+            "images/pets/test",
+            "images/cars/test",
+            "texts/pets/plp",
+        }
+        assert (result.absent, result.notes) == (None, ())
+    assert found["plp"].params.items() >= {"seed": 0, "epochs": 100, "batch_size": 256, "lr": 1e-3}.items()
+
+
+def test_an_mlp_heads_own_output_is_used() -> None:
+    store = Store.create(MemoryStore())
+    store.add_model(PROVENANCE, None)
+    store.add_texts("m", "pets", "plp", names=NAMES, templates=["{}"], vectors=TEXT)
+    rng = np.random.default_rng(0)
+    joint = {name: rng.standard_normal((len(X[name]), 4)).astype(np.float32) for name in ("test", "ood")}
+    put(store, "pets/test", X["test"], LABELS["test"], projected=joint["test"])
+    put(store, "cars/test", X["ood"], projected=joint["ood"])
+    logits = unit(joint["test"].astype(np.float64)) @ unit(TEXT[:, 0].astype(np.float64)).T
+    result = run(Study(store, "m", "pets", ["cars"]), "mcm")["mcm"]
+    np.testing.assert_allclose(result.scores["msp/pets/test"], softmax(logits).max(axis=1), rtol=1e-6)
+
+
+# Something is missing -------------------------------------------------------------------------------------------------
+
+
+def absences(results: dict[str, Result]) -> dict[str, str]:
+    for result in results.values():
+        assert (result.absent is None) == bool(result.metrics) == bool(result.scores)
+    return {method: result.absent for method, result in results.items() if result.absent is not None}
+
+
+def test_without_labels_the_methods_that_need_none_run(found: dict[str, Result]) -> None:
+    results = run(study(train_split={"labels": None}, test_split={"labels": None}))
+    reason = "pets/train has no labels"
+    assert absences(results) == dict.fromkeys(["linear", "mahalanobis", "relative-mahalanobis"], reason)
+    assert {result.id_accuracy for result in results.values()} == {None}
+    for method in ("knn", "mcm", "plp"):
+        assert results[method].metrics == found[method].metrics
+
+
+def test_rows_without_a_label_are_left_out_of_training_and_of_accuracy(found: dict[str, Result]) -> None:
+    labels = {name: np.where(np.arange(len(LABELS[name])) % 5 == 0, -1, LABELS[name]) for name in ("train", "test")}
+    partly = run(study(train_split={"labels": labels["train"]}, test_split={"labels": labels["test"]}), "linear", "mcm")
+    known = labels["train"] >= 0
+    probe = LinearProbe(n_classes=3, seed=0).fit(X["train"][known], labels["train"][known])
+    np.testing.assert_array_equal(partly["linear"].weights["coef"], probe.coef_)
+    right = (cosines("test").argmax(axis=1) == labels["test"])[labels["test"] >= 0]
+    assert partly["mcm"].id_accuracy == right.mean()
+
+
+def test_without_prompts_mcm_and_plp_are_absent() -> None:
+    missing = absences(run(study(texts=False)))
+    assert list(missing) == ["mcm", "plp"]
+    assert all("m has no prompts pets/plp" in reason and "--classes" in reason for reason in missing.values())
+
+
+def test_without_a_text_tower_mcm_and_plp_are_absent() -> None:
+    store = Store.create(MemoryStore())
+    store.add_model(replace(PROVENANCE, tokenizer=None), PROJECTION)
+    for name, key in (("pets/train", "train"), ("pets/test", "test"), ("cars/test", "ood")):
+        put(store, name, X[key], None if key == "ood" else LABELS[key])
+    missing = absences(run(Study(store, "m", "pets", ["cars"])))
+    assert missing == {"mcm": "m has no text tower", "plp": "m has no text tower"}
+
+
+def test_without_a_train_split_mcm_runs(found: dict[str, Result]) -> None:
+    results = run(study(train=False))
+    assert absences(results) == {name: "pets has no train split in the store" for name in METHODS if name != "mcm"}
+    assert results["mcm"].metrics == found["mcm"].metrics
+
+
+def test_a_train_split_without_a_finished_row_is_no_train_split() -> None:
+    missing = absences(run(study(train_split={"status": np.zeros(60, np.uint8)})))
+    assert "mcm" not in missing
+    assert all("pets/train has no finished rows for m" in reason for reason in missing.values())
+
+
+def test_unfinished_rows_are_left_out_and_said(found: dict[str, Result]) -> None:
+    status = np.ones(30, np.uint8)
+    status[5:15], status[[0, 17]] = 0, 2
+    out = np.where(np.arange(25) < 5, 0, 1).astype(np.uint8)
+    results = run(study(test_split={"status": status}, ood_split={"status": out}))
+    assert absences(results) == {}
+    for method, score in SCORES:
+        for name, finished in (("pets/test", status == 1), ("cars/test", out == 1)):
+            mine, whole = results[method].scores[f"{score}/{name}"], found[method].scores[f"{score}/{name}"]
+            assert np.isnan(mine[~finished]).all()
+            np.testing.assert_allclose(mine[finished], whole[finished], rtol=1e-5, atol=1e-6)
+        metrics = results[method].metrics[score]["cars/test"]
+        assert (metrics["n_id"], metrics["n_ood"]) == (18, 20)
+        assert results[method].notes[:2] == (
+            "pets/test: 18 of 30 rows are used (10 pending, 2 failed)",
+            "cars/test: 20 of 25 rows are used (5 pending, 0 failed)",
+        )
+    assert results["mcm"].id_accuracy == (cosines("test").argmax(axis=1) == LABELS["test"])[status == 1].mean()
+    assert results["knn"].key() != found["knn"].key(), "other rows, another result"
+
+
+def test_an_ood_set_without_a_finished_row_is_left_out_and_said() -> None:
+    whole = study()
+    put(whole.store, "vans/test", X["ood"], status=np.zeros(25, np.uint8))
+    both = Study(whole.store, "m", "pets", ["vans", "cars"])
+    (result,) = run_methods(both, ["mcm"])
+    assert list(result.metrics["msp"]) == ["cars/test"]
+    assert result.notes == ("vans/test has no finished rows for m; run `embedstore extract` again",)
+    with pytest.raises(NotAvailable, match="vans/test has no finished rows for m"):
+        Study(whole.store, "m", "pets", ["vans"])
+
+
+def test_an_id_test_split_without_a_finished_row_is_an_error() -> None:
+    with pytest.raises(NotAvailable, match="pets/test has no finished rows for m"):
+        study(test_split={"status": np.full(30, 2, np.uint8)})
+
+
+@pytest.mark.parametrize("ood", ["pets", "pets:test", "pets:train"])
+def test_the_id_data_cannot_be_the_ood_set(ood: str) -> None:
+    with pytest.raises(UsageError, match=r"pets/(test|train) is the in-distribution data"):
+        study(ood=("cars", ood))
+
+
+def test_classes_that_nothing_trains_are_named() -> None:
+    two, texts = LABELS["train"] % 2, np.repeat(TEXT[:2], [1, 2], axis=0)
+    few = study(train_split={"labels": two}, texts=False)
+    few.store.add_texts("m", "pets", "plp", names=NAMES, templates=["{}"], vectors=texts)  # fish is said like dog
+    results = run(few)
+    assert results["linear"].notes == ("the train split has no image of 1 of 3 classes: fish",)
+    assert results["plp"].notes == ("no image of the train split got the pseudo-label 1 of 3 classes: fish",)
+    assert results["linear"].weights["coef"].shape == (3, 6)
+    assert absences(results) == {}
+
+
+def test_labels_that_mean_other_classes_in_train_and_test_are_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"pets/train has the classes 3 \(cat, dog, fish\) and pets/test 2 \(dog, fish\)"
+    ):
+        study(test_split={"labels": LABELS["test"] % 2, "names": ("dog", "fish")})
+
+
+def test_one_training_row_is_too_few_for_a_covariance_and_enough_for_the_rest() -> None:
+    results = run(study(train_split={"values": X["train"][:1], "labels": LABELS["train"][:1]}))
+    assert list(absences(results)) == ["mahalanobis", "relative-mahalanobis"]
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    store = study().store
+    for arguments, message in {
+        ("n", "pets", "cars"): "unknown model 'n'.*Known: m",
+        ("m", "pet", "cars"): "unknown data set 'pet'. Did you mean 'pets'.*Known: cars, pets",
+        ("m", "pets", "car"): "unknown data set 'car'. Did you mean 'cars'.*Known: cars, pets",
+        ("m", "pets", "cars:val"): "unknown split 'cars/val'.*Known: cars/test",
+        ("m", "cars", "pets:val"): "unknown split 'pets/val'.*Known: pets/test, pets/train",
+    }.items():
+        with pytest.raises(UnknownName, match=message):
+            Study(store, *arguments[:2], arguments[2:])
+    with pytest.raises(UnknownName, match=r"unknown method 'nkn'\. Did you mean 'knn'"):
+        run(study(), "nkn")
+    with pytest.raises(NotAvailable, match="no OOD set"):
+        Study(store, "m", "pets", [])
+
+
+def test_another_seed_is_another_result_and_the_same_seed_the_same() -> None:
+    zero, again, one = (run(study(seed=seed), "plp", "knn") for seed in (0, 0, 1))
+    assert zero["plp"].key() == again["plp"].key() != one["plp"].key()
+    np.testing.assert_array_equal(zero["plp"].weights["coef"], again["plp"].weights["coef"])
+    assert (zero["plp"].weights["coef"] != one["plp"].weights["coef"]).any()
+    assert zero["knn"].metrics == one["knn"].metrics
+    store = study().store
+    for results in (zero, again, one):
+        store.add_result(results["plp"])
+    assert [result.params["seed"] for result in store.results()] == [0, 1]
+
+
+def test_one_method_is_what_it_is_among_all(found: dict[str, Result]) -> None:
+    alone = run(study(), "linear")
+    assert list(alone) == ["linear"]
+    assert alone["linear"].metrics == found["linear"].metrics
