@@ -41,7 +41,7 @@ def test_the_commands_it_prints_can_be_repeated(finished: tuple[Path, str]) -> N
     assert [words[0] for words in typed] == ["extract"] * 4 + ["probe", "report"]
     again = run(*[word for word in typed[0] if word.strip()], cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("nothing left to do") == 6
+    assert again.stdout.count("nothing left to do") == 6
 
 
 def test_the_story_it_tells(finished: tuple[Path, str]) -> None:

@@ -154,7 +154,7 @@ def extract(
         parse_model(model, name=name)
     if name is not None and len(models) > 1:
         raise errors.UsageError("--name renames one model; give one --model with it")
-    out = console.human(quiet=quiet)
+    out = console.human(quiet=quiet, as_json=as_json)
     with stoppable(ctx):
         images = open_source(source, dataset=dataset, split=split, classes=classes)
         store = Store.create(location)
@@ -240,7 +240,7 @@ def probe(
     from embedstore.evaluate import METHODS, Study, run_methods
     from embedstore.store import Store
 
-    out = console.human(quiet=quiet)
+    out = console.human(quiet=quiet, as_json=as_json)
     for method in methods:
         if method not in METHODS:
             raise errors.UnknownName("method", method, METHODS)

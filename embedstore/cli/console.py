@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def human(*, quiet: bool = False) -> Console:
-    """The console for people: stderr, so that stdout stays free for ``--json``; tables keep their width in a pipe."""
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=False)
+def human(*, quiet: bool = False, as_json: bool = False) -> Console:
+    """The console for people: stdout, or stderr where stdout is for ``--json``. Tables keep their width in a pipe."""
+    console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = 160
     return console
