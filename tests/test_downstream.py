@@ -42,7 +42,7 @@ def test_probe_and_report_run_without_models_images_or_their_libraries(fake_stor
         ["report", "--store", store, "--out", out],
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    rows = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))
     methods = {"knn", "mcm", "plp", "linear", "mahalanobis", "relative-mahalanobis"}
     assert {row["method"] for row in rows if "absent" not in row} == methods
     assert {row["model"] for row in rows} == {"fake", "fake-other"}

@@ -266,7 +266,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert contents(location) == uninterrupted
     if workers == 0:
         third = command(*arguments, "--json")
-        assert "600 rows = 600 ok + 0 failed + 0 pending, nothing left to do" in third.stdout
+        assert "600 rows = 600 ok + 0 failed + 0 pending, nothing left to do" in third.stderr
         assert json.loads(third.stdout)[0]["embedded"] == 0
         assert contents(location) == uninterrupted
 
