@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(READY)
 	$(BIN)/embedstore demo --out demo
@@ -15,8 +15,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 test: lint
 	$(PYTEST) -m "not slow"
 
-test-all: lint
-	$(PYTEST)
+test-slow: $(READY)
+	$(PYTEST) -m slow
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -26,7 +26,9 @@ lint: $(READY)
 # uv installs torch in seconds where pip takes minutes; it comes from pip itself, so nothing else is needed. The marker's
 # name holds a checksum of what was asked for, so a change of the dependencies installs them again.
 $(READY):
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(shell grep '^uv==' constraints.txt)"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'
 	rm -f $(VENV)/ready-*

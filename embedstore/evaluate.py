@@ -21,6 +21,7 @@ import numpy.typing as npt
 from embedstore.errors import NotAvailable, UnknownName, UsageError
 from embedstore.labels import pseudo_labels, zero_shot_logits
 from embedstore.metrics import accuracy, ood_metrics
+from embedstore.prompts import duplicates
 from embedstore.records import FAILED, FloatArray, IntArray, Result
 from embedstore.store import Images, Store
 
@@ -124,7 +125,7 @@ class Study:
 
     def fingerprints(self) -> dict[str, str]:
         """Of everything that a method may have read."""
-        used = {"model": self.store.provenance(self.model).fingerprint()}
+        used = {"model": self.store.fingerprint(self.model)}
         splits = dict(self.tested)
         if self.model_has("train"):
             splits[self.train.name] = self.train
@@ -153,6 +154,10 @@ class Study:
                     f"({len(images) - finished - failed:,} pending, {failed:,} failed)"
                 )
         yield from self.missing
+        if self.templates in self.store.class_sets(self.model).get(self.id_name, ()):
+            names = self.store.text_info(self.model, self.id_name, self.templates)["names"]
+            for name, classes in duplicates(names):
+                yield f"classes {classes} are all called {name!r}: no image can be told to be any but the first of them"
 
 
 def run_methods(study: Study, methods: Sequence[str] | None = None) -> Iterator[Result]:
@@ -174,7 +179,7 @@ def run_methods(study: Study, methods: Sequence[str] | None = None) -> Iterator[
         absent, finding = None, Finding(scores={})
         try:
             finding = method(study)
-        except NotAvailable as error:
+        except (NotAvailable, UsageError) as error:
             absent = str(error)
         yield Result(
             model=study.model,
@@ -234,16 +239,13 @@ def _linear(study: Study) -> Finding:
 
 def _probe(study: Study, X: FloatArray, labels: IntArray, names: Sequence[str], what_is_empty: str) -> Finding:
     from embedstore.probes import LinearProbe
-    from embedstore.scores import energy, msp
+    from embedstore.scores import LOGIT_SCORES
 
     n_classes = len(names)
     batch_size = _LARGE_BATCH if len(X) >= _LARGE_TRAINING_SET else _BATCH
     probe = LinearProbe(n_classes=n_classes, batch_size=batch_size, seed=study.seed).fit(X, labels)
     logits = {name: probe.decision_function(features) for name, features in study.test_features.items()}
-    scores = {
-        "msp": {name: msp(values) for name, values in logits.items()},
-        "energy": {name: energy(values) for name, values in logits.items()},
-    }
+    scores = {score: {name: LOGIT_SCORES[score](z) for name, z in logits.items()} for score in ("msp", "energy")}
     empty = [names[index] for index in np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0).tolist()]
     notes = (f"{what_is_empty} {len(empty)} of {n_classes} classes: {', '.join(empty[:10])}",) if empty else ()
     weights: dict[str, FloatArray] = {

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.errors import EmbedstoreError, ImageError, NotAvailable, UsageError
+from embedstore.errors import EmbedstoreError, ImageError, ModelUnavailable, NotAvailable, UsageError
 from embedstore.prompts import check_class_names, prompts, templates
 from embedstore.records import FAILED, OK, FloatArray, Rows
-from embedstore.sources import Source, decode
+from embedstore.sources import Payload, Source, decode
 from embedstore.store import DEFAULT_BLOCK_ROWS, ImageWriter, Split, Store
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from torch.utils.data import DataLoader
 
     from embedstore.encoders import Encoder
@@ -88,6 +90,10 @@ def embed_texts(
             continue
         lines = [line for lines in prompts(class_names, name) for line in lines]
         vectors = encoder.texts(lines).reshape(len(class_names), len(wording), -1)
+        if not np.isfinite(vectors).all():
+            raise ModelUnavailable(
+                f"{model} gives text vectors that are not finite in this precision; use --precision fp32"
+            )
         store.add_texts(model, class_set, name, names=class_names, templates=wording, vectors=vectors)
 
 
@@ -268,7 +274,7 @@ class _Batches:
         reasons: list[str | None] = []
         for payload in self.source.read(self.rows, start, stop):
             try:
-                pixels.append(torch.as_tensor(self.preprocess(decode(payload))))
+                pixels.append(torch.as_tensor(self._prepared(payload)))
                 reasons.append(None)
             except ImageError as error:
                 reasons.append(str(error))
@@ -278,14 +284,22 @@ class _Batches:
             captions = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
         return _Batch(torch.stack(pixels) if pixels else None, reasons, captions)
 
+    def _prepared(self, payload: Payload) -> Any:
+        image = decode(payload)
+        try:
+            return self.preprocess(image)
+        except Exception as error:  # whatever a transform raises on an odd image is that image's failure, not the run's
+            raise ImageError(f"cannot be pre-processed at {image.width} × {image.height} pixels: {error}") from error
+
 
 def _end_with_parent(worker: int) -> None:
-    """In a worker: end when the process that wants its batches is gone, and be it killed.
+    """In a worker: end, without a word, when the process that wants its batches is gone, and be it killed.
 
     Torch's own watch is on the server process that forked the worker, and that lives as long as its workers do.
     """
     import multiprocessing
     import os
+    import sys
     import threading
 
     def wait() -> None:
@@ -294,6 +308,12 @@ def _end_with_parent(worker: int) -> None:
             parent.join()
             os._exit(1)
 
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # A batch is handed over in a thread of its own, which prints a traceback where nobody takes it any more.
+        if not issubclass(kind, EOFError | ConnectionError):
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
     threading.Thread(target=wait, daemon=True).start()
 
 
@@ -306,7 +326,7 @@ def _loader(batches: _Batches, encoder: Encoder, workers: int | None) -> DataLoa
     images = sum(stop - start for start, stop in batches.batches)
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if images >= _WORKERS_PAY_FROM else 0
-    if workers == 0:
+    if workers == 0 or images == 0:
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     # Workers are forked from a server process that has imported what they need and runs no threads. A fork of this
     # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.

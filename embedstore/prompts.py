@@ -1,4 +1,4 @@
-"""From class names to prompts, and from the prompts' vectors to one vector per class.
+"""Class names and templates: from names to the prompts that a text encoder reads.
 
 A zero-shot classifier compares an image with sentences such as "a photo of a cat.". A *template* is such a sentence
 with ``{}`` where the class name goes; a *template set* is a named tuple of them. C is the number of classes,

@@ -14,6 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine with other work.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

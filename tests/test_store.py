@@ -319,7 +319,7 @@ def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
 
 
 def test_a_model_cannot_be_called_like_the_nodes_inside_it() -> None:
-    with pytest.raises(UsageError, match="none of images, projection, texts"):
+    with pytest.raises(UsageError, match="not images, projection, texts"):
         Store.create(MemoryStore()).add_model(replace(PROVENANCE, name="x/images"), None)
 
 

@@ -6,11 +6,12 @@ import importlib
 import json
 import os
 import shlex
+from functools import partial
 
 import click
 
 from embedstore import errors
-from embedstore.cli.exits import SOME_FAILED, Commands, stoppable
+from embedstore.cli.exits import SOME_FAILED, STOPPED, Commands, stoppable
 
 # Threads that wait for each other must sleep, not spin, or decoding workers starve: on two busy cores extraction ran
 # three times slower without this (docs/log.md). It is read once, when the OpenMP runtime is loaded, hence so early.
@@ -44,7 +45,8 @@ def run_typed(*args: str) -> None:
     """Print one command as one would type it, then run it in this process. Recipes are made of these."""
     lines = [(" \\\n    " if arg.startswith("--") else " ") + shlex.quote(arg) for arg in args]
     click.echo("\n$ embedstore" + "".join(lines))
-    main(args=list(args), standalone_mode=False)
+    if main(args=list(args), standalone_mode=False) == STOPPED:
+        raise click.exceptions.Exit(STOPPED)  # or the recipe would go on with half of the data
 
 
 @main.command()
@@ -157,13 +159,16 @@ def extract(
     out = console.human(quiet=quiet, as_json=as_json)
     with stoppable(ctx):
         images = open_source(source, dataset=dataset, split=split, classes=classes)
+        load = partial(load_encoder, device=device, precision=precision, dtype=dtype, name=name)
+        # Rows are fixed for good once they are listed, so nothing is listed for a model that cannot be had.
+        encoder = load(models[0])
         store = Store.create(location)
         rows, stored = list_rows(store, images, limit=limit, block_rows=block_rows)
         class_names = stored.class_names
         out.print(f"{stored.name}: {len(rows):,} images, {len(class_names) if class_names else 'no'} class names")
         outcomes = []
         for model in models:
-            encoder = load_encoder(model, device=device, precision=precision, dtype=dtype, name=name)
+            encoder = encoder if model == models[0] else load(model)
             store.add_model(encoder.provenance, encoder.projection)
             if class_names and encoder.has_text:
                 embed_texts(store, encoder, stored.dataset, class_names, templates)
@@ -245,13 +250,13 @@ def probe(
         if method not in METHODS:
             raise errors.UnknownName("method", method, METHODS)
     store = Store.open(location, writable=results is None)
-    target = store if results is None else Store.create(results)
     known = store.models()
     if not known:
         raise errors.NotAvailable(f"{location} holds no model yet; run `embedstore extract` first")
     wanted = list(dict.fromkeys(model if model in known else parse_model(model).name for model in models)) or known
     for model in wanted:
         store.provenance(model)
+    target = store if results is None else Store.create(results)
     found, refused = [], []
     for model in wanted:
         for seed in dict.fromkeys(seeds):
@@ -289,7 +294,7 @@ def report(location: str, out: str, title: str | None, quiet: bool) -> None:
     from embedstore.store import Store
 
     page = write_report(Store.open(location), out, title=title)
-    console.human(quiet=quiet).print(f"Report: {page}", soft_wrap=True)
+    console.human(quiet=quiet).print(f"Report: {page}", soft_wrap=True, markup=False)
 
 
 @main.command("ls")

@@ -13,7 +13,7 @@ import click
 
 from embedstore import errors
 
-DONE, FAILED, USAGE, SOME_FAILED, CORRUPT, STOPPED = 0, 1, 2, 3, 5, 75
+FAILED, USAGE, SOME_FAILED, CORRUPT, STOPPED = 1, 2, 3, 5, 75
 
 # The first class that fits gives the code.
 EXIT_CODES: tuple[tuple[type[errors.EmbedstoreError], int], ...] = (

@@ -138,7 +138,7 @@ class ClipEncoder:
         if self.projection is not None and joint.ndim == 2:
             joint = joint @ self.projection
         # A wrong part of the model gives a cosine near 0; bf16 costs less than 0.001.
-        if joint.ndim != 2 or joint.shape != expected.shape or _cosine(joint[0], expected[0]) < 0.99:
+        if joint.ndim != 2 or joint.shape != expected.shape or not _cosine(joint[0], expected[0]) >= 0.99:
             raise ModelUnavailable(
                 f"the image tower {type(self.model.visual).__name__} is built in a way not understood here: features "
                 f"times projection differ from the model's own encode_image (shapes {joint.shape}, {expected.shape})"

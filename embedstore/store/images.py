@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from embedstore.errors import FingerprintMismatch, NotAvailable, StoreError
+from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreError
 from embedstore.records import OK, FloatArray, IntArray, Provenance, fingerprint
 from embedstore.store import layout
 from embedstore.store.splits import Split
@@ -33,10 +33,11 @@ class Images:
         is indexed; ``images.features[:]`` is numpy.
     """
 
-    def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split) -> None:
+    def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split, content: dict[str, Any]) -> None:
         self.model, self.dataset, self.split = provenance.name, rows.dataset, rows.split
         self.provenance = provenance
         self.rows = rows
+        self._content = content
         self._root = root
         self._group = layout.group_at(root, path_of(self.model, rows.dataset, rows.split))
         self.features = layout.array_at(self._group, "features")
@@ -76,13 +77,13 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of model, rows and which of them are finished: equal as long as the embeddings are."""
-        finished = self.status.tobytes().hex()
-        return fingerprint([self.provenance.fingerprint(), self.rows.fingerprint, finished])
+        """SHA-256 of model, rows, which of them are finished, and the libraries that embedded them."""
+        made = {name: self._content[name] for name in ("model", "rows", "versions")}
+        return fingerprint([made, self.status.tobytes().hex()])
 
     def embedded(self) -> FloatArray:
         """(M, Dp) float32: the features of the M rows that are ``ok``, in row order. Holds them all in memory."""
-        return layout.read(self.features)[self.ok].astype(np.float32)
+        return self._finite(layout.read(self.features)[self.ok].astype(np.float32))
 
     def projected(self) -> FloatArray:
         """(N, D) float32: the joint space, not normalised; NaN where a row was not embedded. Holds it in memory."""
@@ -91,6 +92,12 @@ class Images:
         projection = layout.read(layout.array_at(self._root, f"models/{self.model}/projection"))
         joint: FloatArray = layout.read(self.features).astype(np.float32) @ projection
         return joint
+
+    def _finite(self, features: FloatArray) -> FloatArray:
+        """The features of finished rows; a chunk that vanished reads as NaN."""
+        if not np.isfinite(features).all():
+            raise StoreCorrupt(f"features of {self.name} by {self.model} are missing in blocks that are marked done")
+        return features
 
     def captions(self) -> FloatArray:
         """(N, D) float32: each image's own caption in the joint space, unit vectors; NaN where there is none.
@@ -145,7 +152,9 @@ class ImageWriter:
         self._arrays["status"][start:stop] = status
 
 
-def create(root: zarr.Group, provenance: Provenance, rows: Split, *, projected: bool, captions: bool) -> ImageWriter:
+def create(
+    root: zarr.Group, provenance: Provenance, mark: str, rows: Split, *, projected: bool, captions: bool
+) -> ImageWriter:
     """Create the arrays of a model's embeddings of one split, or find them as they are, and return their writer."""
     path = path_of(provenance.name, rows.dataset, rows.split)
     stored = layout.committed(root, path, KIND)
@@ -156,6 +165,8 @@ def create(root: zarr.Group, provenance: Provenance, rows: Split, *, projected: 
             widths["projected"] = provenance.joint_dim
         if captions:
             widths["captions"] = provenance.joint_dim
+        for name in sorted(set(group.array_keys()) - {"status", *widths}):
+            del group[name]  # of a beginning that asked for something else and was killed
         for name, width in widths.items():
             layout.create_array(
                 group,
@@ -175,11 +186,9 @@ def create(root: zarr.Group, provenance: Provenance, rows: Split, *, projected: 
             dimensions=("row",),
             fill_value=0,
         )
-        layout.commit(
-            group, KIND, model=provenance.fingerprint(), rows=rows.fingerprint, versions=dict(provenance.versions)
-        )
+        layout.commit(group, KIND, model=mark, rows=rows.fingerprint, versions=dict(provenance.versions))
         return ImageWriter(root, provenance, rows)
-    for what, mine in (("model", provenance.fingerprint()), ("rows", rows.fingerprint)):
+    for what, mine in (("model", mark), ("rows", rows.fingerprint)):
         if stored[what] != mine:
             raise FingerprintMismatch(
                 f"the embeddings of {rows.name} by {provenance.name} belong to another {what} fingerprint "

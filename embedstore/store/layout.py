@@ -21,9 +21,9 @@ from embedstore.errors import StoreCorrupt, UsageError
 FORMAT = 1
 ATTRIBUTE = "embedstore"
 
-_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@=:-]*")
-# A model's name may have several components and its node holds these, so they cannot be part of a name.
-_RESERVED = {"images", "texts", "projection"}
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@=-]*")
+# A model's name may have several components, and colons ("timm:NAME"). Its node holds these, so none of them is one.
+_MODEL_COMPONENT = re.compile(r"(?!(?:images|texts|projection)$)[A-Za-z0-9][A-Za-z0-9._+@=:-]*")
 
 
 def check_name(kind: str, name: str) -> str:
@@ -31,13 +31,17 @@ def check_name(kind: str, name: str) -> str:
 
     A model's name may be several components joined by ``/``; every other name is one component.
     """
-    parts = name.split("/") if kind == "model" else [name]
-    if all(_COMPONENT.fullmatch(part) and part not in _RESERVED for part in parts):
-        return name
-    raise UsageError(
-        f"{name!r} cannot name a {kind} in the store: use letters, digits and . _ + @ = : - only, beginning with a "
-        f"letter or digit{', and none of ' + ', '.join(sorted(_RESERVED)) if kind == 'model' else ''}"
-    )
+    if kind == "model":
+        good = all(_MODEL_COMPONENT.fullmatch(part) for part in name.split("/"))
+        rule = (
+            "letters, digits and . _ + @ = : - only, beginning with one of the first two; not images, projection, texts"
+        )
+    else:
+        good = _COMPONENT.fullmatch(name) is not None
+        rule = "letters, digits and . _ + @ = - only, beginning with a letter or digit"
+    if not good:
+        raise UsageError(f"{name!r} cannot name a {kind} in the store: use {rule}")
+    return name
 
 
 def create_array(
@@ -53,13 +57,22 @@ def create_array(
 ) -> zarr.Array[Any]:
     """Create an uncompressed array with a crc32c checksum on every chunk; replaces a half-written one.
 
-    Chunks are written even where they equal the fill value, so that "never written" stays distinguishable.
+    Chunks are written even where they equal the fill value, so that "never written" stays distinguishable. An array
+    of the same form that is already there is kept: another process may be writing to it.
     """
+    # Zarr has no empty chunks; an empty array still needs a chunk shape.
+    form = (
+        tuple(shape),
+        tuple(max(1, size) for size in chunks),
+        np.dtypes.StringDType() if dtype is str else np.dtype(dtype),
+    )
+    there = node_at(parent, name)
+    if isinstance(there, zarr.Array) and (there.shape, there.chunks, there.dtype) == form:
+        return for_writing(there)
     return parent.create_array(
         name,
-        shape=tuple(shape),
-        # Zarr has no empty chunks; an empty array still needs a chunk shape.
-        chunks=tuple(max(1, size) for size in chunks),
+        shape=form[0],
+        chunks=form[1],
         dtype=dtype,
         fill_value=fill_value,
         compressors=[Crc32cCodec()],
@@ -76,6 +89,17 @@ def for_writing(array: zarr.Array[Any]) -> zarr.Array[Any]:
     return array.with_config({"write_empty_chunks": True})
 
 
+def node_at(parent: zarr.Group, path: str) -> zarr.Group | zarr.Array[Any] | None:
+    """The group or array at `path`, or None; metadata that cannot be read raises :class:`StoreCorrupt`."""
+    try:
+        return parent.get(path)
+    except (ValueError, TypeError) as error:  # JSON that is cut off, fields that Zarr does not accept
+        raise StoreCorrupt(
+            f"the metadata of {path!r} cannot be read: {error}. Restore its zarr.json, or remove that folder "
+            "and extract again"
+        ) from error
+
+
 def commit(node: zarr.Group | zarr.Array[Any], kind: str, **content: Any) -> None:
     """Declare `node` complete: write its ``embedstore`` attribute. Must be the last write to it."""
     node.update_attributes({ATTRIBUTE: {"kind": kind, **content}})
@@ -85,37 +109,43 @@ def committed(parent: zarr.Group, path: str, kind: str) -> dict[str, Any] | None
     """The ``embedstore`` attribute of the node at `path` if it is a complete `kind`, else None."""
     if not all(part.strip(".") for part in path.split("/")):
         return None  # "", "." and ".." name nothing, and Zarr would raise an error of its own
-    node = parent.get(path)
+    node = node_at(parent, path)
     if node is None:
         return None
     content: Any = dict(node.attrs).get(ATTRIBUTE)
     return dict(content) if isinstance(content, dict) and content.get("kind") == kind else None
 
 
-def find(parent: zarr.Group, path: str, kind: str, skip: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths, relative to `path` and sorted, of the complete `kind` groups below it; does not look into `skip`."""
-    top = parent.get(path)
+def find(parent: zarr.Group, path: str, kind: str, inside: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Paths, relative to `path` and sorted, of the complete `kind` groups below it.
+
+    `inside` names what such a group itself consists of; that is not searched.
+    """
+    top = node_at(parent, path)
     if not isinstance(top, zarr.Group):
         return
-    for name in sorted(top.group_keys()):
-        if name in skip:
-            continue
+    own = inside if committed(parent, path, kind) is not None else frozenset()
+    try:
+        names = sorted(set(top.group_keys()) - own)
+    except (ValueError, TypeError) as error:
+        raise StoreCorrupt(f"metadata below {path!r} cannot be read: {error}. Restore the zarr.json files") from error
+    for name in names:
         if committed(top, name, kind) is not None:
             yield name
-        yield from (f"{name}/{below}" for below in find(top, name, kind, skip))
+        yield from (f"{name}/{below}" for below in find(top, name, kind, inside))
 
 
 def group_at(parent: zarr.Group, path: str) -> zarr.Group:
     """The group at `path`, which the caller knows is there."""
-    node = parent[path]
+    node = node_at(parent, path)
     if not isinstance(node, zarr.Group):
-        raise StoreCorrupt(f"{node.path!r} should be a group and is an array; the store was changed by hand")
+        raise StoreCorrupt(f"there should be a group at {path!r}; the store was changed by hand")
     return node
 
 
 def array_at(parent: zarr.Group, name: str) -> zarr.Array[Any]:
     """The array `name` of `parent`, which the format promises is there."""
-    node = parent.get(name)
+    node = node_at(parent, name)
     if not isinstance(node, zarr.Array):
         raise StoreCorrupt(f"the store says that {parent.path!r} is complete, but its array {name!r} is missing")
     return node
@@ -129,3 +159,11 @@ def read(array: zarr.Array[Any], selection: slice = slice(None)) -> npt.NDArray[
         raise StoreCorrupt(
             f"array {array.path!r} cannot be read: {error} A chunk was damaged on disk; embed that data set again"
         ) from error
+
+
+def read_whole(array: zarr.Array[Any]) -> npt.NDArray[Any]:
+    """As :func:`read`, of an array that was written whole; a missing chunk raises :class:`StoreCorrupt` too."""
+    if array.nchunks_initialized != array.nchunks:
+        missing = array.nchunks - array.nchunks_initialized
+        raise StoreCorrupt(f"{missing} of {array.nchunks} chunks of {array.path!r} are missing; restore them")
+    return read(array)

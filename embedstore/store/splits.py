@@ -66,7 +66,7 @@ class Split:
             yield block, start, min(start + self.block_rows, len(self))
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        return layout.read(layout.array_at(self._root, f"datasets/{self.name}/{name}"))
+        return layout.read_whole(layout.array_at(self._root, f"datasets/{self.name}/{name}"))
 
 
 def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_rows: int) -> None:
@@ -82,6 +82,9 @@ def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_row
     stored = layout.committed(root, path, KIND)
     if stored is not None:
         _refuse_if_changed(f"{dataset}/{split}", stored, rows)
+        if stored["class_names"] is None and rows.class_names is not None:
+            # Names are no part of the rows; learning them later makes nothing that was embedded wrong.
+            layout.commit(layout.group_at(root, path), **{**stored, "class_names": list(rows.class_names)})
         return
     group = root.require_group(path)
     columns: dict[str, tuple[npt.NDArray[Any], Any, Any]] = {
@@ -120,7 +123,7 @@ def _refuse_if_changed(name: str, stored: dict[str, Any], rows: Rows) -> None:
         what = changed[0] if changed else f"{stored['rows']} rows then, {len(rows)} now, or other keys or labels"
         raise FingerprintMismatch(f"the rows of {name} changed since they were stored: {what}. {advice}")
     names = None if rows.class_names is None else list(rows.class_names)
-    if stored["class_names"] != names:
+    if stored["class_names"] is not None and names is not None and stored["class_names"] != names:
         raise FingerprintMismatch(
             f"the class names of {name} changed since they were stored: {stored['class_names']} then, {names} now. "
             f"{advice}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import zarr
 from zarr.abc.store import Store as ZarrStore
+from zarr.errors import ContainsArrayError
 
-from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreNotFound, UnknownName
+from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreNotFound, UnknownName, UsageError
 from embedstore.records import FloatArray, Provenance, Result, Rows
 from embedstore.store import images, layout, results, splits, texts
 from embedstore.store.images import Images, ImageWriter
@@ -42,7 +44,10 @@ class Store:
             path = Path(location)
             if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or any(path.iterdir())):
                 raise StoreNotFound(f"{location} exists and is not an embedstore; give a new path")
-        root = zarr.open_group(_zarr_location(location), mode="a", zarr_format=3)
+        try:
+            root = zarr.open_group(_zarr_location(location), mode="a", zarr_format=3)
+        except (ValueError, TypeError, ImportError) as error:
+            raise _unusable(location, error) from error
         if not dict(root.attrs):
             if any(root.keys()):
                 raise StoreNotFound(f"{location} is a Zarr group that embedstore did not make; give a new path")
@@ -66,6 +71,8 @@ class Store:
             raise StoreNotFound(
                 f"no store at {location}; `embedstore extract … --store {location}` makes one"
             ) from error
+        except (ValueError, TypeError, ImportError) as error:
+            raise _unusable(location, error) from error
         return cls(_checked(root, location), str(location))
 
     def __repr__(self) -> str:
@@ -110,7 +117,7 @@ class Store:
 
     def models(self) -> list[str]:
         """Names of the models, sorted."""
-        return list(layout.find(self._root, "models", "model", skip=frozenset({"images", "texts"})))
+        return list(layout.find(self._root, "models", "model", inside=frozenset({"images", "texts"})))
 
     def provenance(self, model: str) -> Provenance:
         """What made a model's embeddings; :class:`UnknownName` if the store does not know it."""
@@ -118,6 +125,12 @@ class Store:
         if content is None:
             raise UnknownName("model", model, self.models())
         return Provenance.from_json(content["provenance"])
+
+    def fingerprint(self, model: str) -> str:
+        """SHA-256 (hex) of a model's provenance, as its writer computed it: other versions may know other fields."""
+        self.provenance(model)
+        content = layout.committed(self._root, f"models/{model}", "model") or {}
+        return str(content["fingerprint"])
 
     def projection(self, model: str) -> FloatArray | None:
         """(Dp, D) float32: the image head; None where it is not one matrix."""
@@ -175,16 +188,17 @@ class Store:
             If the embeddings belong to rows or a model that the store no longer has.
         """
         provenance, rows = self.provenance(model), self.rows(dataset, split)
+        mark = self.fingerprint(model)
         stored = layout.committed(self._root, images.path_of(model, dataset, split), images.KIND)
         if stored is None:
             raise NotAvailable(
                 f"{model} has not embedded {rows.name}; run `embedstore extract … --model {model} --dataset {dataset} "
                 f"--split {split}`"
             )
-        for what, now in (("model", provenance.fingerprint()), ("rows", rows.fingerprint)):
+        for what, now in (("model", mark), ("rows", rows.fingerprint)):
             if stored[what] != now:
                 raise StoreCorrupt(f"the embeddings of {rows.name} by {model} belong to another {what} fingerprint")
-        return Images(self._root, provenance, rows)
+        return Images(self._root, provenance, rows, stored)
 
     def image_writer(self, model: str, rows: Split, *, projected: bool = False, captions: bool = False) -> ImageWriter:
         """The writer of a model's embeddings of one split; begins or resumes it.
@@ -196,7 +210,9 @@ class Store:
         captions : bool
             Store each image's own caption too.
         """
-        return images.create(self._root, self.provenance(model), rows, projected=projected, captions=captions)
+        return images.create(
+            self._root, self.provenance(model), self.fingerprint(model), rows, projected=projected, captions=captions
+        )
 
     # Prompts ----------------------------------------------------------------------------------------------------------
 
@@ -250,7 +266,7 @@ class Store:
         """
         if not self.has_texts(model, class_set, template_set, names, templates):
             content = {"names": list(names), "templates": list(templates)}
-            mark = self.provenance(model).fingerprint()
+            mark = self.fingerprint(model)
             texts.write(self._root, model, mark, class_set, template_set, content, vectors)
 
     def _text_array(self, model: str, class_set: str, templates: str) -> zarr.Array[Any]:
@@ -279,6 +295,15 @@ class Store:
 
 def _zarr_location(location: str | Path | ZarrStore) -> str | ZarrStore:
     return location if isinstance(location, ZarrStore) else str(location)
+
+
+def _unusable(location: object, error: Exception) -> Exception:
+    """What to say of a location that Zarr cannot open as a group."""
+    if isinstance(error, ContainsArrayError):
+        return StoreNotFound(f"{location} is a Zarr array, not an embedstore; give a new path")
+    if isinstance(error, json.JSONDecodeError):
+        return StoreCorrupt(f"the metadata of {location} cannot be read: {error}. Restore its zarr.json")
+    return UsageError(f"{location} cannot be opened as a store: {error}")
 
 
 def _checked(root: zarr.Group, location: object) -> zarr.Group:

@@ -44,10 +44,14 @@ def path_of(model: str, class_set: str, template_set: str) -> str:
 
 def sets(root: zarr.Group, model: str) -> dict[str, list[str]]:
     """Template sets by class set, sorted."""
-    group = root.get(f"models/{model}/texts")
+    group = layout.node_at(root, f"models/{model}/texts")
     if not isinstance(group, zarr.Group):
         return {}
-    return {name: sorted(inner.array_keys()) for name, inner in sorted(group.groups())}
+    complete = {
+        name: sorted(key for key in inner.array_keys() if layout.committed(inner, key, KIND))
+        for name, inner in sorted(group.groups())
+    }
+    return {name: found for name, found in complete.items() if found}
 
 
 def has(

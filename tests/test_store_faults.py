@@ -1,0 +1,125 @@
+"""A store that was damaged, half-made by a killed process, or written by another version: said, never guessed at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from golden_store import PROVENANCE, ROWS, build
+from zarr.storage import MemoryStore
+
+from embedstore.errors import StoreCorrupt, StoreNotFound, UsageError
+from embedstore.records import Result
+from embedstore.store import Store
+
+MODEL = "Tiny/golden"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    build(tmp_path / "s")
+    return tmp_path / "s"
+
+
+@pytest.mark.parametrize(
+    "node", ["", "datasets/pets/train", f"models/{MODEL}", f"models/{MODEL}/images/pets/train/features"]
+)
+def test_metadata_that_is_cut_off_is_named(place: Path, node: str) -> None:
+    metadata = place / node / "zarr.json"
+    metadata.write_text(metadata.read_text()[:20])
+    with pytest.raises(StoreCorrupt, match=r"zarr\.json"):
+        Store.open(place).images(MODEL, "pets", "train").embedded()
+
+
+def test_features_that_vanished_under_a_done_status_are_not_taken_for_numbers(place: Path) -> None:
+    (place / f"models/{MODEL}/images/pets/train/features/c/0/0").unlink()
+    with pytest.raises(StoreCorrupt, match="missing in blocks that are marked done"):
+        Store.open(place).images(MODEL, "pets", "train").embedded()
+
+
+def test_labels_that_vanished_are_not_taken_for_unknown(place: Path) -> None:
+    (place / "datasets/pets/train/label/c/1").unlink()
+    with pytest.raises(StoreCorrupt, match=r"1 of 3 chunks of 'datasets/pets/train/label' are missing"):
+        _ = Store.open(place).rows("pets", "train").labels
+
+
+def test_a_location_that_cannot_hold_a_store(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "array", shape=(2,), dtype="i4")
+    for attempt in (Store.open, Store.create):
+        with pytest.raises(StoreNotFound, match="array"):
+            attempt(tmp_path / "array")
+        with pytest.raises(UsageError, match="cannot be opened as a store"):
+            attempt("nowhere://bucket/x")
+
+
+def test_class_names_can_be_learned_later_but_not_changed() -> None:
+    store = Store.create(MemoryStore())
+    store.add_rows("pets", "train", replace(ROWS, class_names=None))
+    assert store.add_rows("pets", "train", ROWS).class_names == ("cat", "dog")
+    assert store.add_rows("pets", "train", replace(ROWS, class_names=None)).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["scores", "weights", "images", "texts"])
+def test_a_data_set_may_be_called_like_a_node(name: str) -> None:
+    store = Store.create(MemoryStore())
+    store.add_rows(name, name, ROWS)
+    store.add_result(Result(name if name == "scores" else "m", name, "knn", {}, {}, scores={f"a/{name}/b": np.ones(2)}))
+    assert store.datasets() == {name: [name]}
+    (result,) = store.results()
+    assert (result.id_dataset, list(result.scores)) == (name, [f"a/{name}/b"])
+
+
+def test_a_second_creator_keeps_what_the_first_has_written() -> None:
+    """Two processes begin the same split: the one that looked first, and writes later, must wipe nothing."""
+    memory = MemoryStore()
+    store = Store.create(memory)
+    split = store.add_rows("pets", "train", ROWS, block_rows=2)
+    store.add_model(PROVENANCE, None)
+    first = store.image_writer(MODEL, split)
+    first.write(0, 2, np.ones(2, np.uint8), features=np.ones((2, 3)))
+    node = f"models/{MODEL}/images/pets/train/zarr.json"
+    committed = memory._store_dict.pop(node)  # as the second process saw it
+    group = json.loads(committed.to_bytes()) | {"attributes": {}}
+    memory._store_dict[node] = type(committed).from_bytes(json.dumps(group).encode())
+    assert [block for block, _, _ in store.image_writer(MODEL, split).pending()] == [1, 2]
+
+
+def test_a_beginning_with_captions_that_was_killed_leaves_none(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s")
+    split = store.add_rows("pets", "train", ROWS, block_rows=2)
+    store.add_model(PROVENANCE, None)
+    store.image_writer(MODEL, split, captions=True)
+    metadata = tmp_path / f"s/models/{MODEL}/images/pets/train/zarr.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"attributes": {}}))
+    assert store.image_writer(MODEL, split).columns == ["features"]
+    assert store.image_writer(MODEL, split).columns == ["features"]
+
+
+def test_prompts_that_are_half_written_are_absent(place: Path) -> None:
+    metadata = place / f"models/{MODEL}/texts/pets/plp/zarr.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"attributes": {}}))
+    assert Store.open(place).class_sets(MODEL) == {}
+
+
+def test_a_field_of_a_newer_version_is_ignored(place: Path) -> None:
+    metadata = place / f"models/{MODEL}/zarr.json"
+    content = json.loads(metadata.read_text())
+    content["attributes"]["embedstore"]["provenance"]["from_the_future"] = 1
+    metadata.write_text(json.dumps(content))
+    assert len(Store.open(place).images(MODEL, "pets", "train")) == 5
+
+
+def test_embedding_again_with_other_libraries_makes_results_out_of_date(tmp_path: Path) -> None:
+    marks = []
+    for release in ("1", "2"):
+        store = build(tmp_path / release)
+        split = store.rows("pets", "train")
+        provenance = replace(PROVENANCE, name="again", versions={"pillow": release})
+        store.add_model(provenance, None)
+        store.image_writer("again", split)
+        marks.append(store.images("again", "pets", "train").fingerprint)
+    assert marks[0] != marks[1]
