@@ -29,7 +29,12 @@ from embedstore.cli import run_typed
 @click.command()
 @click.option("--data", metavar="DIR", help="Folder of local data sets. torchvision's downloads if not given.")
 @click.option("--model", "models", multiple=True, default=("ViT-B-16/openai",), show_default=True, metavar="MODEL")
-@click.option("--far", multiple=True, metavar="NAME", help="Far-OOD sets. [default: SVHN and DTD, through torchvision]")
+@click.option(
+    "--far",
+    multiple=True,
+    metavar="NAME",
+    help="Far-OOD set: a folder in --data, or as torchvision calls it. [default: SVHN and DTD, if no --data]",
+)
 @click.option("--limit", metavar="N", help="Take only the first N images of every split.")
 @click.option("--out", default="cifar", show_default=True, metavar="DIR", help="Where the store and the report go.")
 def main(data: str | None, models: tuple[str, ...], far: tuple[str, ...], limit: str | None, out: str) -> None:
@@ -39,11 +44,11 @@ def main(data: str | None, models: tuple[str, ...], far: tuple[str, ...], limit:
 
     def extract(name: str, split: str) -> str:
         """Embed one split; return the data set's name in the store."""
-        source, dataset = (f"{data}/{name}", name) if data else (f"torchvision:{name.upper()}", name.lower())
+        source, dataset = f"{data}/{name}" if data else f"torchvision:{name}", name.lower()
         run_typed("extract", source, "--dataset", dataset, "--split", split, *store, *settings)
         return dataset
 
-    for cifar in ("cifar10", "cifar100"):
+    for cifar in ("cifar10", "cifar100") if data else ("CIFAR10", "CIFAR100"):
         extract(cifar, "train")
         extract(cifar, "test")
     others = [extract(name, "test") for name in far or (() if data else ("SVHN", "DTD"))]

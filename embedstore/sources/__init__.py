@@ -45,7 +45,8 @@ def open_source(
     dataset, split : str, optional
         What to call the rows; by default taken from the path.
     classes : str, optional
-        A file of class names in label order, see :func:`read_classes`. By default ``classes.json`` beside the shards,
+        A file of class names in label order, see :func:`read_classes`. Sub-folders are found in it by their names, or
+        taken in sorted order where none of them is in it (WordNet ids). By default ``classes.json`` beside the shards,
         or the names of the sub-folders, or what torchvision says.
 
     Returns

@@ -48,7 +48,8 @@ class Source(Protocol):
         Raises
         ------
         SourceError
-            A whole shard is gone or is no longer the one that was scanned. That is no fault of the images in it, and
+            A whole shard is gone or is no longer the one that was scanned; or reading fails for a reason that is not
+            the image's own (a broken disk or connection, too many open files). That is no fault of the images, and
             they must not be recorded as failed.
         """
         ...
@@ -56,10 +57,13 @@ class Source(Protocol):
     def captions(self, rows: Rows, start: int, stop: int, extension: str) -> Iterator[str | None]:
         """Yield the UTF-8 text of ``KEY.<extension>`` for ``rows[start:stop]``, in order; None where there is none.
 
+        Bytes that are not UTF-8 become U+FFFD (``errors="replace"``): one odd letter in one caption must neither stop
+        the others nor lose the caption.
+
         Raises
         ------
         SourceError
-            A caption that is not UTF-8, or a shard as in :meth:`read`.
+            A shard as in :meth:`read`, or a caption's file that cannot be read.
         UsageError
             This kind of source has no captions.
         """

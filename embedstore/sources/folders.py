@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,15 +14,15 @@ from embedstore.sources.base import Payload
 from embedstore.sources.classes import read_classes
 from embedstore.sources.images import IMAGE_EXTENSIONS
 from embedstore.sources.naming import DEFAULT_SPLIT, check_name, choices, directory_names
-from embedstore.sources.places import FileSystem, base_name, border, entries, locate, redact
+from embedstore.sources.places import FILE_ERRORS, FileSystem, base_name, border, entries, locate, redact, unreadable
 
 
 class FolderSource:
     """A folder of image files; made by :func:`embedstore.sources.open_source`.
 
     Rows come in the order of ``torchvision.datasets.ImageFolder``: by class (sorted names), then by directory, then by
-    file name. Its labels, too, are indices of the sorted names of sub-folders. Unlike it, more formats count as images,
-    and hidden files and folders (``.ipynb_checkpoints``, ``._x.jpg``) do not count.
+    file name. Its labels, too, are indices of the sorted names of sub-folders, unless class names are given. Unlike it,
+    more formats count as images, and hidden files and folders (``.ipynb_checkpoints``, ``._x.jpg``) do not count.
 
     Parameters
     ----------
@@ -31,7 +32,9 @@ class FolderSource:
         The folder whose images are meant, as that file system calls it.
     dataset, split : str
     class_names : tuple of str, or None
-        Instead of the sub-folders' names, in the sorted order of those.
+        In label order. A sub-folder's label is the index of its name; there may be names without a sub-folder (a split
+        need not have every class). Where no sub-folder's name occurs (they are called after WordNet ids), the names
+        stand for the sub-folders in sorted order, one for each.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class FolderSource:
         ------
         SourceError
             There is no image, or a class's folder has none (its label would name nothing), or the class names given
-            are not as many as the sub-folders.
+            do not fit the sub-folders.
         UsageError
             Images lie both at the top and in sub-folders, so the layout is neither of the two.
         """
@@ -73,57 +76,81 @@ class FolderSource:
         return self._rows(sizes, folders, shown)
 
     def _rows(self, sizes: dict[str, int], folders: list[str], shown: str) -> Rows:
-        index = {name: label for label, name in enumerate(sorted(folders))}
-        labels = {key: index[key.partition("/")[0]] if folders else -1 for key in sizes}
-        empty = set(index.values()) - set(labels.values())
+        folder_of = {key: key.partition("/")[0] if folders else "" for key in sizes}
+        empty = set(folders) - set(folder_of.values())
         if empty:
             raise SourceError(
-                f"{shown}: no images in class folder(s) {choices(name for name in folders if index[name] in empty)}."
+                f"{shown}: no images in class folder(s) {choices(empty)}."
                 " Each sub-folder is a class; move away those that are not"
             )
         names = self._class_names
-        if names and folders and len(names) != len(folders):
-            raise SourceError(f"{shown} has {len(folders)} class folders, but {len(names)} class names were given")
-        keys = sorted(sizes, key=lambda key: (labels[key], *_directory_and_name(key)))
+        label_of = _labels(sorted(folders), names, shown)
+        keys = sorted(sizes, key=lambda key: (folder_of[key], *_directory_and_name(key)))
         return Rows(
             keys=keys,
-            labels=np.array([labels[key] for key in keys], dtype=np.int32),
+            labels=np.array([label_of.get(folder_of[key], -1) for key in keys], dtype=np.int32),
             shard=np.full(len(keys), -1, dtype=np.int32),
             offset=np.zeros(len(keys), dtype=np.int64),
             length=np.array([sizes[key] for key in keys], dtype=np.int64),
             shards=(),
-            class_names=names or (tuple(index) or None),
+            class_names=names or (tuple(label_of) or None),
             source=redact(self._spec),
         )
 
     def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
-        """Yield each row's file; an ImageError for one that is gone or has another size than when it was listed."""
+        """Yield each row's file; an ImageError for one that is gone, is locked or has another size than when listed."""
         fs, _ = locate(self._spec)
         for row in range(*slice(start, stop).indices(len(rows))):
-            key, length = rows.keys[row], int(rows.length[row])
+            yield self._image(fs, rows.keys[row], int(rows.length[row]))
+
+    def _image(self, fs: FileSystem, key: str, length: int) -> Payload:
+        with border(f"{redact(self._root)}/{key}"):
             try:
-                with border(key):
-                    data = _read(fs, f"{self._root}/{key}")
-            except SourceError as exc:
-                yield ImageError(str(exc))
-                continue
-            if len(data) != length:
-                yield ImageError(f"{key} has changed since it was listed: {length} bytes then, {len(data)} now")
-            else:
-                yield data
+                data = _read(fs, f"{self._root}/{key}")
+            except FILE_ERRORS as exc:
+                return ImageError(unreadable(key, exc))
+        if len(data) != length:
+            return ImageError(f"{key} has changed since it was listed: {length} bytes then, {len(data)} now")
+        return data
 
     def captions(self, rows: Rows, start: int, stop: int, extension: str) -> Iterator[str | None]:
-        """Yield the text of each image's sibling with the same stem and ``.<extension>``."""
+        """Yield the text of each image's sibling with the same stem and ``.<extension>``.
+
+        Bytes that are not UTF-8 become U+FFFD.
+        """
         fs, _ = locate(self._spec)
         for row in range(*slice(start, stop).indices(len(rows))):
             name = f"{os.path.splitext(rows.keys[row])[0]}.{extension.removeprefix('.')}"
             raw = _read_if_there(fs, f"{self._root}/{name}", name)
-            try:
-                yield None if raw is None else raw.decode("utf-8")
-            except UnicodeDecodeError as exc:
-                raise SourceError(
-                    f"{redact(self._root)}: caption {name!r} is not UTF-8 text (byte {exc.start})"
-                ) from exc
+            yield None if raw is None else raw.decode("utf-8", errors="replace")
+
+
+def _labels(folders: list[str], names: tuple[str, ...] | None, shown: str) -> dict[str, int]:
+    """The label of each class folder (given sorted), by its name or, where no name is known, by its position."""
+    by_position = {folder: label for label, folder in enumerate(folders)}
+    if names is None:
+        return by_position
+    times = Counter(names)
+    unknown = [folder for folder in folders if folder not in times]
+    if unknown and len(unknown) < len(folders):
+        raise SourceError(
+            f"{shown}: class folder(s) {choices(unknown)} do not occur among the {len(names)} class names given, but"
+            " others do. Rename them or the classes, so that every folder's name occurs, or none"
+        )
+    if unknown and len(names) != len(folders):
+        raise SourceError(
+            f"{shown} has {len(folders)} class folders, but {len(names)} class names were given, and no folder's name"
+            f" occurs among them (folders: {choices(folders)})"
+        )
+    if unknown:
+        return by_position
+    repeated = [folder for folder in folders if times[folder] > 1]
+    if repeated:
+        raise SourceError(
+            f"{shown}: class name(s) {choices(repeated)} were given more than once, so the label of the folder is open"
+        )
+    label_of = {name: label for label, name in enumerate(names)}
+    return {folder: label_of[folder] for folder in folders}
 
 
 def _read(fs: FileSystem, path: str) -> bytes:

@@ -11,6 +11,9 @@ from embedstore.errors import EmbedstoreError, SourceError, UsageError
 
 FileSystem: TypeAlias = Any  # fsspec carries no types
 
+# What can be the matter with one file alone. Other errors (EIO, EMFILE, a lost connection) say nothing about the file.
+FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)
+
 _COMMAND = re.compile(r"(pipe|cmd|command|exec|shell|sh|bash):", re.IGNORECASE)
 
 
@@ -47,10 +50,14 @@ def border(what: str) -> Iterator[None]:
     except EmbedstoreError:
         raise
     except Exception as exc:
-        text = scrub(str(exc))
-        message = f"cannot read {what}: {type(exc).__name__}{': ' if text else ''}{text}"
         # A chained exception would print its own message, and with it the secrets of a URL.
-        raise SourceError(message) from (None if "://" in str(exc) else exc)
+        raise SourceError(unreadable(what, exc)) from (None if "://" in str(exc) else exc)
+
+
+def unreadable(what: str, exc: Exception) -> str:
+    """Say that ``what`` could not be read, and why, without secrets."""
+    text = scrub(str(exc))
+    return f"cannot read {what}: {type(exc).__name__}{': ' if text else ''}{text}"
 
 
 def locate(spec: str) -> tuple[FileSystem, str]:

@@ -88,7 +88,10 @@ class TarSource:
                     yield self._image(file, rows, row)
 
     def captions(self, rows: Rows, start: int, stop: int, extension: str) -> Iterator[str | None]:
-        """Yield the text of each row's ``KEY.<extension>`` member; the shard's headers are read once."""
+        """Yield the text of each row's ``KEY.<extension>`` member; the shard's headers are read once.
+
+        Bytes that are not UTF-8 become U+FFFD.
+        """
         suffix = extension.lower().removeprefix(".")
         for number, run in _runs(rows, start, stop):
             with self._open_checked(rows, number) as file:
@@ -198,10 +201,7 @@ def _bytes(file: IO[bytes], member: Member, shard: str) -> bytes:
 
 
 def _text(file: IO[bytes], member: Member, shard: str) -> str:
-    try:
-        return _bytes(file, member, shard).decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise SourceError(f"{shard}: caption {member.name!r} is not UTF-8 text (byte {exc.start})") from exc
+    return _bytes(file, member, shard).decode("utf-8", errors="replace")
 
 
 def _label(key: str, sample: Sample, file: IO[bytes], shard: str, class_names: tuple[str, ...] | None) -> int:

@@ -16,6 +16,7 @@ from embedstore.records import IntArray, Rows
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import check_label, read_classes
 from embedstore.sources.naming import DEFAULT_SPLIT, check_name, known_split, same_split
+from embedstore.sources.places import FILE_ERRORS
 
 PREFIX = "torchvision:"
 
@@ -111,16 +112,25 @@ class VisionSource:
     def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
         """Yield each row's image as torchvision gives it, untransformed."""
         data = self._loaded()
-        if len(data) != len(rows):
+        if len(data) < len(rows):  # more is no contradiction: the rows may be the first ones of a scan
             raise SourceError(
-                f"{PREFIX}{self._name} has {len(data)} images in split {self.split!r}, but {len(rows)} were listed"
+                f"{PREFIX}{self._name} has {len(data)} images in split {self.split!r} now, but {len(rows)} were listed"
             )
         for row in range(*slice(start, stop).indices(len(rows))):
-            try:
-                yield data[row][0]
-            # One damaged file must not stop the others, and what it makes torchvision raise is Pillow's business.
-            except Exception as exc:
-                yield ImageError(f"{rows.keys[row]}: {type(exc).__name__}: {exc}")
+            yield self._image(data, row, rows.keys[row])
+
+    def _image(self, data: Any, row: int, key: str) -> Payload:
+        try:
+            image: Payload = data[row][0]
+            image.load()  # type: ignore[union-attr]  # some data sets open the file and leave reading it for later
+        # One damaged file must not stop the others, and what it makes torchvision raise is Pillow's business.
+        except Exception as exc:
+            reason = f"{key}: {type(exc).__name__}: {exc}"
+            # Pillow, too, raises OSError for damaged images, but only the system's own errors have a number.
+            if isinstance(exc, OSError) and exc.errno is not None and not isinstance(exc, FILE_ERRORS):
+                raise SourceError(f"cannot read {PREFIX}{self._name}: {reason}") from exc
+            return ImageError(reason)
+        return image
 
     def captions(self, rows: Rows, start: int, stop: int, extension: str) -> Iterator[str | None]:
         """Raise UsageError: torchvision's classification data sets have no captions."""

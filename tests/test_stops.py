@@ -1,0 +1,75 @@
+"""What stops, stops there: recipes, odd images, models that cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from zarr.storage import MemoryStore
+
+import embedstore.extract
+from embedstore.cli import main, run_typed
+from embedstore.encoders import load_encoder
+from embedstore.errors import ModelUnavailable
+from embedstore.extract import embed_images, embed_texts, list_rows
+from embedstore.sources import open_source
+from embedstore.store import Store
+
+
+def test_a_recipe_does_not_go_on_after_a_stopped_command(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedstore.extract, "embed_images", stop)
+    with pytest.raises(click.exceptions.Exit) as ended:
+        run_typed("extract", str(pictures / "pets/train"), "--store", str(tmp_path / "s.zarr"), "--model", "fake")
+    assert ended.value.exit_code == 75
+
+
+def test_an_image_that_cannot_be_preprocessed_fails_alone(pictures: Path) -> None:
+    encoder = load_encoder("fake")
+    usual, seen = encoder.preprocess, []
+
+    def odd(image: Any) -> Any:
+        seen.append(image)
+        if len(seen) == 2:
+            raise RuntimeError("height and width must be > 0")
+        return usual(image)
+
+    encoder.preprocess = odd  # type: ignore[misc]
+    store = Store.create(MemoryStore())
+    source = open_source(str(pictures / "pets/train"))
+    rows, split = list_rows(store, source)
+    store.add_model(encoder.provenance, encoder.projection)
+    outcome = embed_images(store, encoder, source, rows, split, workers=0)
+    assert (outcome.ok, outcome.failed) == (len(rows) - 1, 1)
+    assert outcome.failures == [
+        (rows.keys[1], "cannot be pre-processed at 20 × 20 pixels: height and width must be > 0")
+    ]
+
+
+def test_texts_that_are_not_finite_are_refused() -> None:
+    encoder = load_encoder("fake")
+    encoder.texts = lambda texts: encoder.__class__().texts(texts) * float("nan")  # type: ignore[method-assign]
+    store = Store.create(MemoryStore())
+    store.add_model(encoder.provenance, encoder.projection)
+    with pytest.raises(ModelUnavailable, match="not finite"):
+        embed_texts(store, encoder, "pets", ["cat", "dog"], ["plp"])
+    assert store.class_sets("fake") == {}
+
+
+def test_nothing_is_stored_for_a_model_that_cannot_be_had(pictures: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    words = ["extract", str(pictures / "pets/train"), "--store", str(store), "--model", "local-dir:nowhere"]
+    with pytest.raises(click.ClickException):
+        main([*words, "--limit", "3"], standalone_mode=False)
+    assert not store.exists()
+    main(["extract", str(pictures / "pets/train"), "--store", str(store), "--model", "fake"], standalone_mode=False)
+    with pytest.raises(click.ClickException, match="unknown model 'typo'"):
+        words = ["probe", "--store", str(store), "--id", "pets", "--ood", "cars", "--model", "typo"]
+        main([*words, "--results", str(tmp_path / "r.zarr")], standalone_mode=False)
+    assert not (tmp_path / "r.zarr").exists()
