@@ -228,13 +228,13 @@ def _plp(study: Study) -> Finding:
     text = study.text
     labels = pseudo_labels(study.train.projected()[study.train.ok], text)
     names = study.store.text_info(study.model, study.id_name, study.templates)["names"]
-    return _probe(study, study.train_features, labels, names, "no image of the train split got the pseudo-label")
+    return _probe(study, study.train_features, labels, names, "no train image with their pseudo-label")
 
 
 def _linear(study: Study) -> Finding:
     X, labels = study.labelled()
     names = study.train.class_names or [str(label) for label in range(int(labels.max()) + 1)]
-    return _probe(study, X, labels, names, "the train split has no image of")
+    return _probe(study, X, labels, names, "no train image")
 
 
 def _probe(study: Study, X: FloatArray, labels: IntArray, names: Sequence[str], what_is_empty: str) -> Finding:
@@ -247,7 +247,11 @@ def _probe(study: Study, X: FloatArray, labels: IntArray, names: Sequence[str], 
     logits = {name: probe.decision_function(features) for name, features in study.test_features.items()}
     scores = {score: {name: LOGIT_SCORES[score](z) for name, z in logits.items()} for score in ("msp", "energy")}
     empty = [names[index] for index in np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0).tolist()]
-    notes = (f"{what_is_empty} {len(empty)} of {n_classes} classes: {', '.join(empty[:10])}",) if empty else ()
+    notes = (
+        (f"{len(empty)} of {n_classes} classes have {what_is_empty}: {', '.join(map(repr, empty[:10]))}",)
+        if empty
+        else ()
+    )
     weights: dict[str, FloatArray] = {
         "coef": probe.coef_,
         "intercept": probe.intercept_,

@@ -245,8 +245,8 @@ def test_classes_that_nothing_trains_are_named() -> None:
     few = study(train_split={"labels": two}, texts=False)
     few.store.add_texts("m", "pets", "plp", names=NAMES, templates=["{}"], vectors=texts)  # fish is said like dog
     results = run(few)
-    assert results["linear"].notes == ("the train split has no image of 1 of 3 classes: fish",)
-    assert results["plp"].notes == ("no image of the train split got the pseudo-label 1 of 3 classes: fish",)
+    assert results["linear"].notes == ("1 of 3 classes have no train image: 'fish'",)
+    assert results["plp"].notes == ("1 of 3 classes have no train image with their pseudo-label: 'fish'",)
     assert results["linear"].weights["coef"].shape == (3, 6)
     assert absences(results) == {}
 

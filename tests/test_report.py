@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_study import SCORES, Page, content, metrics, page, provenance, result, study
+from report_study import SCORES, Page, content, metrics, page, provenance, result, seeded, study
 from zarr.storage import MemoryStore
 
 from embedstore.errors import NotAvailable, UsageError
@@ -51,6 +51,24 @@ def test_cells_that_only_an_older_result_covers_stay() -> None:
     assert [(cell.ood, cell.auroc) for cell in cells([new, old])] == [("far/test", 0.9), ("near/test", 0.2)]
 
 
+def test_seeds_and_template_sets_do_not_replace_each_other(store: Store) -> None:
+    settings = [(0, "plp"), (0, "simple"), (1, "plp")]
+    results = [result(params={"seed": seed, "templates": templates}) for seed, templates in settings]
+    again = result(params={"seed": 1, "templates": "plp"}, created="2026-02-01T00:00:00+00:00")
+    found = gather(fill(store, [*results, again]))
+    assert sorted((cell.seed, cell.templates) for cell in found.cells) == settings
+    lines = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert sorted((int(line["seed"]), line["templates"]) for line in lines) == settings
+    assert sorted((cell["seed"], cell["templates"]) for cell in json.loads(to_json(found))["cells"]) == settings
+
+
+def test_only_results_of_the_same_seed_are_called_older(store: Store) -> None:
+    absent = [result(method="mcm", metrics={}, absent="no names", params={"seed": seed}) for seed in range(3)]
+    found = gather(fill(store, [*seeded(2), *absent]))
+    assert (found.superseded, len(found.cells)) == (0, 3 * 2 * 2 * sum(map(len, SCORES.values())))
+    assert "left out" not in Page(render(found)).text
+
+
 def test_rows_are_in_reading_order() -> None:
     order = [cell.label for cell in cells(reversed(study(1, ("far/test",))))]
     assert order == ["knn · cosine", "mcm · msp", "plp · msp", "plp · energy", "linear · msp", "mahalanobis · distance"]
@@ -82,6 +100,22 @@ def test_r_squared_is_the_squared_correlation_of_knn_accuracy_and_auroc() -> Non
         y = [item.metrics[fit.score][fit.ood]["auroc"] for item in mine]
         assert fit.r_squared == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2, rel=1e-9)
         assert [(p.model, p.id_accuracy, p.auroc) for p in fit.points] == list(zip(accuracy, x, y, strict=True))
+
+
+def test_r_squared_is_over_means_of_seeds_and_per_template_set() -> None:
+    once = correlations(cells(seeded(5, seeds=1)))
+    for fit, single in zip(correlations(cells(seeded(5))), once, strict=True):
+        assert (fit.label, len(fit.points)) == (single.label, 5)
+        shift = 0.01 if fit.method in ("plp", "linear") else 0.0
+        assert [point.auroc + shift for point in fit.points] == pytest.approx([point.auroc for point in single.points])
+    both = study(5) + study(5, params={"seed": 0, "templates": "simple"})
+    fits = [fit for fit in correlations(cells(both)) if fit.ood == "far/test"]
+    assert [(fit.label, fit.templates) for fit in fits[:3]] == [
+        ("knn · cosine", None),
+        ("mcm · msp · plp", "plp"),
+        ("mcm · msp · simple", "simple"),
+    ]
+    assert {len(fit.points) for fit in fits} == {5}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +210,16 @@ def test_the_page_tells_what_made_the_embeddings_and_how_to_make_them_again(stor
     assert extract.endswith("--model a --dataset digits --split test --precision fp32 --dtype float16")
     assert "--model a --id digits --ood far --method knn --seed 0" in probe
     assert report.startswith("embedstore report --store ")
+    assert "Flags that the store does not record, such as --limit or --classes, are not shown." in text
+
+
+def test_the_commands_name_all_seeds_and_template_sets(store: Store) -> None:
+    inputs = embedded(store)
+    store.add_texts("a", "digits", "simple", names=["x"], templates=["{}"], vectors=np.ones((1, 1, 4)) / 2)
+    fill(store, [result(inputs=inputs, params={"seed": seed, "templates": "simple"}) for seed in (10, 2)])
+    extract, probe, _ = (command.line for command in commands(gather(store)))
+    assert extract.endswith("--templates plp --templates simple")
+    assert probe.endswith("--method knn --seed 2 --seed 10 --templates simple")
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_study import HOSTILE, content, hostile, result, study
+from report_study import HOSTILE, content, hostile, result, seeded, study
 
 from embedstore.report.page import render
 
@@ -121,6 +121,17 @@ def test_it_opens_without_a_complaint_or_a_request(browser: Browser, report: Pat
     assert browser.requests() == [report.as_uri()]
     # Wide tables scroll inside their own box.
     assert browser.js("document.documentElement.scrollWidth") == WIDTHS[width][0]
+
+
+def test_several_seeds_fit_on_the_page(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(content(seeded(MODELS, oods=OODS))), encoding="utf-8")
+    for width in WIDTHS:
+        browser.open(path, width=width)
+        browser.shoot(SHOTS / f"{width}-seeds.png")
+        assert browser.js("document.documentElement.scrollWidth") == WIDTHS[width][0]
+    # Numbers stay in line, whether or not a deviation follows.
+    assert browser.js("new Set([...document.querySelectorAll('.spread')].map(e => e.offsetWidth)).size") == 1
 
 
 def test_choosing_a_method_changes_plots_captions_and_the_table(browser: Browser, report: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from report_study import HOSTILE, Page, content, hostile, metrics, page, provenance, result, study
+from report_study import HOSTILE, Page, content, hostile, metrics, page, provenance, result, seeded, study
 
 from embedstore.records import Result
 from embedstore.report import cells
@@ -61,6 +61,32 @@ def test_the_best_of_each_column_is_bold_and_percent_has_one_decimal() -> None:
     (_, (worse,)), (_, (better,)) = table.models
     assert [(number.text, number.best) for number in better.numbers] == [("95.0", True), ("98.8", True), ("67.1", True)]
     assert not any(number.best for number in worse.numbers)
+
+
+def test_several_seeds_make_one_row_with_mean_and_deviation() -> None:
+    table = main_table("digits", cells(seeded(1)), [])
+    ((_, rows),) = table.models
+    assert [row.label for row in rows] == [
+        row.label for _, rs in main_table("digits", cells(study(1)), []).models for row in rs
+    ]
+    spreads = {row.label: [number.spread.replace("\N{NO-BREAK SPACE}", " ") for number in row.numbers] for row in rows}
+    assert spreads["linear · msp"] == ["", "± 1.0", "", "± 1.0", ""]
+    assert not any(spreads["knn · cosine"] + spreads["mahalanobis · distance"])
+    text = page(seeded(1)).text
+    assert "Mean over 3 seeds; ± is the standard deviation, where it is not 0.0." in text
+    assert "the numbers are means over 3 seeds." in text
+    assert not re.search("seeds|±", page(study(1)).text)
+
+
+def test_several_template_sets_make_a_row_each_where_prompts_matter() -> None:
+    both = study(1) + study(1, params={"seed": 0, "templates": "simple"})
+    ((_, rows),) = main_table("digits", cells(both), []).models
+    assert [row.label for row in rows][:4] == [
+        "knn · cosine",
+        "mcm · msp · plp",
+        "mcm · msp · simple",
+        "plp · msp · plp",
+    ]
 
 
 def test_the_tables_can_be_read_aloud() -> None:
@@ -117,6 +143,14 @@ def test_the_summary_names_the_best_and_the_best_without_labels() -> None:
     said = " ".join(sentences(content([result(), best, result("c", metrics={"cosine": {"far/test": metrics(0.7)}})])))
     said = said.replace("\N{NO-BREAK SPACE}", " ")
     assert "against far, 99.0 % (linear · msp, b), without training labels 80.0 % (knn · cosine, a)." in said
+
+
+def test_the_summary_says_that_others_are_as_good() -> None:
+    results = [result(name, method) for name in "ba" for method in ("linear", "knn")]
+    for order in (results, results[::-1]):
+        said = " ".join(sentences(content(order))).replace("\N{NO-BREAK SPACE}", " ")
+        assert "against far, 80.0 % (knn · cosine, a, tied with 3 others)." in said
+        assert "The best ID accuracy on digits is 90.0 % (knn, a, tied with 3 others)." in said
 
 
 def test_a_location_is_shown_without_its_secrets() -> None:

@@ -69,7 +69,7 @@ def test_nothing_is_stored_for_a_model_that_cannot_be_had(pictures: Path, tmp_pa
         main([*words, "--limit", "3"], standalone_mode=False)
     assert not store.exists()
     main(["extract", str(pictures / "pets/train"), "--store", str(store), "--model", "fake"], standalone_mode=False)
+    words = ["probe", "--store", str(store), "--id", "pets", "--ood", "cars", "--model", "typo"]
     with pytest.raises(click.ClickException, match="unknown model 'typo'"):
-        words = ["probe", "--store", str(store), "--id", "pets", "--ood", "cars", "--model", "typo"]
         main([*words, "--results", str(tmp_path / "r.zarr")], standalone_mode=False)
     assert not (tmp_path / "r.zarr").exists()

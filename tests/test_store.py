@@ -324,7 +324,7 @@ def test_a_model_cannot_be_called_like_the_nodes_inside_it() -> None:
 
 
 def test_not_a_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreNotFound, match="no store at"):
+    with pytest.raises(StoreNotFound, match="does not exist; `embedstore extract`"):
         Store.open(tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
     (tmp_path / "full").mkdir()

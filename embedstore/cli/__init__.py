@@ -160,6 +160,7 @@ def extract(
     with stoppable(ctx):
         images = open_source(source, dataset=dataset, split=split, classes=classes)
         load = partial(load_encoder, device=device, precision=precision, dtype=dtype, name=name)
+        out.print(f"Loading {models[0]}", markup=False)
         # Rows are fixed for good once they are listed, so nothing is listed for a model that cannot be had.
         encoder = load(models[0])
         store = Store.create(location)
@@ -243,12 +244,15 @@ def probe(
     from embedstore.cli import console
     from embedstore.encoders import parse_model
     from embedstore.evaluate import METHODS, Study, run_methods
+    from embedstore.prompts import TEMPLATES
     from embedstore.store import Store
 
     out = console.human(quiet=quiet, as_json=as_json)
     for method in methods:
         if method not in METHODS:
             raise errors.UnknownName("method", method, METHODS)
+    if templates not in TEMPLATES:
+        raise errors.UnknownName("template set", templates, TEMPLATES)
     store = Store.open(location, writable=results is None)
     known = store.models()
     if not known:
@@ -263,11 +267,13 @@ def probe(
             try:
                 study = Study(store, model, id_name, ood_names, seed=seed, templates=templates)
             except errors.NotAvailable as error:
-                refused.append(f"{model}: {error}")
+                refused.append(str(error))
                 break
-            for result in console.each(out, run_methods(study, methods), f"{model} · seed {seed}"):
+            ran = list(console.each(out, run_methods(study, methods), f"{model} · seed {seed}"))
+            found += ran
+            # Why one method is absent is worth keeping beside those that ran; a request that gave nothing is not.
+            for result in ran if any(result.absent is None for result in ran) else ():
                 target.add_result(result)
-                found.append(result)
     if not found:
         raise errors.NotAvailable(" ".join(refused))
     console.print_results(out, found, refused)
@@ -320,7 +326,7 @@ def list_store(location: str, as_json: bool) -> None:
 @main.command()
 @click.option("--out", default="demo", show_default=True, metavar="DIR", help="Where data, models and store go.")
 def demo(out: str) -> None:
-    """The whole street in about a minute, offline: handwritten digits, miniature CLIPs, probes, a report.
+    """The whole study in about a minute, offline: handwritten digits, miniature CLIPs, probes, a report.
 
     \b
     Example:

@@ -65,6 +65,10 @@ def parse_model(spec: str, *, name: str | None = None) -> ModelSpec:
     UsageError
         For an empty part, or a name that cannot be one in a store.
     """
+    if spec.startswith(("/", "./", "../", "~")):
+        raise UsageError(
+            f"{spec!r} is a path: write local-dir:{spec} for a folder, ARCHITECTURE//{spec} for a weights file"
+        )
     parsed = _read(spec)
     if name is not None:
         parsed = replace(parsed, name=name)

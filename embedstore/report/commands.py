@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embedstore.records import Provenance, Result
 from embedstore.report.content import Content
-from embedstore.report.table import METHOD_ORDER
+from embedstore.report.table import METHOD_ORDER, setting
 
 # Stands for the directory of something that a store does not know the place of.
 _SOMEWHERE = "PATH"
@@ -47,14 +47,16 @@ def _extract(content: Content) -> Iterable[Command]:
     for name, source in content.sources.items():
         dataset, split = name.split("/")
         users = {result.model for result in content.results if f"images/{name}" in result.inputs}
-        alike: dict[tuple[str, str], list[str]] = {}
+        alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
         for model, provenance in content.models.items():
             if provenance is not None and model in users:
-                setting = (provenance.precision, provenance.dtype)
-                alike.setdefault(setting, []).append(_spelling(model, provenance))
-        for (precision, dtype), models in alike.items():
+                templates = tuple(content.templates.get(model, {}).get(dataset, ()))
+                settings = (provenance.precision, provenance.dtype, templates)
+                alike.setdefault(settings, []).append(_spelling(model, provenance))
+        for (precision, dtype, templates), models in alike.items():
             flags = [("--store", content.location), *_each("--model", models), ("--dataset", dataset)]
             flags += [("--split", split), ("--precision", precision), ("--dtype", dtype)]
+            flags += _each("--templates", templates) if templates != ("plp",) else []
             yield _command(f"embed {name}", ("embedstore", "extract", source), flags)
 
 
@@ -63,23 +65,25 @@ def _spelling(model: str, provenance: Provenance) -> str:
 
 
 def _probe(content: Content) -> Iterable[Command]:
-    # Results of one run share all but the model and the method, so that is what one command can make again.
-    alike: dict[tuple[str, tuple[str, ...], str, str, bool], list[Result]] = {}
+    # Results of one run share all but the model, the method and the seed, so that one command can make them again.
+    alike: dict[tuple[str, tuple[str, ...], str, bool], dict[int | None, list[Result]]] = {}
     for result in content.results:
-        elsewhere = content.models.get(result.model) is None
-        setting = (str(result.params.get("seed", "")), str(result.params.get("templates", "")))
-        alike.setdefault((result.id_dataset, _ood_sets(result), *setting, elsewhere), []).append(result)
-    for (id_dataset, oods, seed, templates, elsewhere), results in sorted(alike.items(), key=lambda item: item[0]):
-        flags = [("--store", _SOMEWHERE if elsewhere else content.location)]
-        flags += [("--results", content.location)] if elsewhere else []
-        flags += _each("--model", sorted({result.model for result in results}))
-        flags += [("--id", id_dataset), *_each("--ood", oods)]
-        methods = {result.method for result in results}
-        if not methods.issuperset(METHOD_ORDER):
-            flags += _each("--method", sorted(methods))
-        flags += [("--seed", seed)] if seed else []
-        flags += [("--templates", templates)] if templates not in ("", "plp") else []
-        yield _command(f"probe {id_dataset}", ("embedstore", "probe"), flags)
+        seed, templates = setting(result)
+        key = (result.id_dataset, _ood_sets(result), templates or "", content.models.get(result.model) is None)
+        alike.setdefault(key, {}).setdefault(seed, []).append(result)
+    for (id_dataset, oods, templates, elsewhere), by_seed in sorted(alike.items()):
+        runs: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
+        for seed, results in by_seed.items():
+            models, methods = (tuple(sorted({getattr(r, name) for r in results})) for name in ("model", "method"))
+            runs.setdefault((models, methods), []).extend([] if seed is None else [seed])
+        for (models, methods), seeds in runs.items():
+            flags = [("--store", _SOMEWHERE if elsewhere else content.location)]
+            flags += [("--results", content.location)] if elsewhere else []
+            flags += [*_each("--model", models), ("--id", id_dataset), *_each("--ood", oods)]
+            flags += _each("--method", methods) if not set(methods).issuperset(METHOD_ORDER) else []
+            flags += _each("--seed", [str(seed) for seed in sorted(seeds)])
+            flags += [("--templates", templates)] if templates not in ("", "plp") else []
+            yield _command(f"probe {id_dataset}", ("embedstore", "probe"), flags)
 
 
 def _ood_sets(result: Result) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -32,11 +32,13 @@ class Content:
     outdated : int
         Results that were left out because what they were computed from has changed since, and not computed again.
     superseded : int
-        Results that were left out because newer ones cover the same cells.
+        Results that were left out because newer ones with the same seed and template set cover the same cells.
     models : mapping of str to Provenance or None
         Of every model in the report; None where the store has results of it and nothing else.
     sources : mapping of ``"name/split"`` to str
         Where the rows of every split that was used came from, as far as the store knows.
+    templates : mapping of str to mapping of str to sequence of str
+        The template sets that each model in the store has embedded, by data set.
     """
 
     location: str
@@ -50,6 +52,7 @@ class Content:
     superseded: int = 0
     models: Mapping[str, Provenance | None] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    templates: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     @property
     def datasets(self) -> list[str]:
@@ -88,6 +91,7 @@ def gather(store: Store) -> Content:
         superseded=len(stored) - len(used) - len(outdated),
         models={name: store.provenance(name) if name in now.models else None for name in names},
         sources=_sources(store, used),
+        templates={name: store.class_sets(name) for name in names if name in now.models},
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from embedstore.correlation import fit_line
 from embedstore.errors import NotAvailable
-from embedstore.report.table import Cell, label, row_order
+from embedstore.report.means import Mean, means
+from embedstore.report.table import Cell, row_order
 
 # The classifier whose accuracy is the x axis: 20-NN, stored with the method of the same name.
 ACCURACY_METHOD = "knn"
@@ -25,8 +26,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Correlation:
-    """The least-squares line through the models, for one ID set, OOD set, method and score.
+    """The least-squares line through the models, for one ID set, OOD set, method, score and template set.
 
+    ``templates`` is None where the method reads no prompts; ``label`` is the name of its table row, ``"knn · cosine"``.
     ``r_squared``, ``slope`` and ``intercept`` are None where there is no such line; ``reason`` then says why.
     """
 
@@ -34,50 +36,43 @@ class Correlation:
     ood: str
     method: str
     score: str
+    templates: str | None
+    label: str
     points: tuple[Point, ...]
     r_squared: float | None = None
     slope: float | None = None
     intercept: float | None = None
     reason: str | None = None
 
-    @property
-    def label(self) -> str:
-        """``"knn · cosine"``."""
-        return label(self.method, self.score)
-
 
 def correlations(cells: Iterable[Cell]) -> list[Correlation]:
-    """R² of ID accuracy against AUROC over the models, in reading order.
+    """R² of ID accuracy against AUROC over the models, in reading order. Each point is the mean over the seeds.
 
     Parameters
     ----------
     cells : iterable of Cell
-        At most one per model, ID set, method, score and OOD set, as :func:`embedstore.report.cells` returns them.
+        At most one per model, ID set, method, score, OOD set, seed and template set, as
+        :func:`embedstore.report.cells` returns them.
     """
-    cells = list(cells)
-    accuracy = _accuracies(cells)
-    groups: dict[tuple[str, str, str, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.id_dataset, cell.ood, cell.method, cell.score), []).append(cell)
+    averaged = means(cells)
+    accuracy = {(mean.model, mean.id_dataset): mean.id_accuracy for mean in averaged if mean.method == ACCURACY_METHOD}
+    groups: dict[tuple[str, str, str, str, str | None], list[Mean]] = {}
+    for mean in averaged:
+        groups.setdefault((mean.id_dataset, mean.ood, mean.method, mean.score, mean.templates), []).append(mean)
     found = [_fit(group, accuracy) for group in groups.values()]
-    return sorted(found, key=lambda fit: (fit.id_dataset, row_order(fit.method, fit.score), fit.ood))
+    return sorted(
+        found, key=lambda fit: (fit.id_dataset, row_order(fit.method, fit.score), fit.templates or "", fit.ood)
+    )
 
 
-def _accuracies(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
-    """20-NN accuracy by model and ID set; the newest, should the OOD sets have been probed at different times."""
-    known = [cell for cell in cells if cell.method == ACCURACY_METHOD and cell.id_accuracy is not None]
-    known.sort(key=lambda cell: cell.created)
-    return {(cell.model, cell.id_dataset): cell.id_accuracy for cell in known if cell.id_accuracy is not None}
-
-
-def _fit(group: list[Cell], accuracy: dict[tuple[str, str], float]) -> Correlation:
+def _fit(group: list[Mean], accuracy: dict[tuple[str, str], float | None]) -> Correlation:
     points = []
-    for cell in sorted(group, key=lambda cell: cell.model):
-        x = accuracy.get((cell.model, cell.id_dataset))
-        if x is not None and cell.auroc is not None:
-            points.append(Point(cell.model, x, cell.auroc))
+    for mean in sorted(group, key=lambda mean: mean.model):
+        x = accuracy.get((mean.model, mean.id_dataset))
+        if x is not None and mean.auroc is not None:
+            points.append(Point(mean.model, x, mean.auroc))
     first = group[0]
-    named = (first.id_dataset, first.ood, first.method, first.score, tuple(points))
+    named = (first.id_dataset, first.ood, first.method, first.score, first.templates, first.label, tuple(points))
     try:
         line = fit_line([point.id_accuracy for point in points], [point.auroc for point in points])
     except NotAvailable as error:
@@ -85,7 +80,7 @@ def _fit(group: list[Cell], accuracy: dict[tuple[str, str], float]) -> Correlati
     return Correlation(*named, r_squared=line.r_squared, slope=line.slope, intercept=line.intercept)
 
 
-def _reason(message: str, group: list[Cell], points: int) -> str:
+def _reason(message: str, group: list[Mean], points: int) -> str:
     if points >= MIN_MODELS:
         return f"{message} (x is ID accuracy, y is AUROC)"
     if points == len(group):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
+from embedstore.report.means import Mean, means, over_seeds
 from embedstore.report.plots import DEFAULT_LABEL
-from embedstore.report.table import Cell
 
 DASH = "–"
 
@@ -42,8 +42,9 @@ def outdated(content: Content) -> str | None:
 def sentences(content: Content) -> list[str]:
     """The summary, one sentence an element."""
     said = [_scope(content)]
-    for id_dataset in sorted({cell.id_dataset for cell in content.cells}):
-        table = [cell for cell in content.cells if cell.id_dataset == id_dataset]
+    averaged = means(content.cells)
+    for id_dataset in sorted({mean.id_dataset for mean in averaged}):
+        table = [mean for mean in averaged if mean.id_dataset == id_dataset]
         said += [*_best(id_dataset, table), *_accuracy(id_dataset, table), *_fits(id_dataset, content)]
     stale = outdated(content)
     return [*said, stale] if stale else said
@@ -54,34 +55,54 @@ def _scope(content: Content) -> str:
         why = "no method could run" if content.absences else "every result is out of date"
         return f"There are no figures to show: {why}."
     models, methods, oods = (len({getattr(c, name) for c in content.cells}) for name in ("model", "method", "ood"))
+    seeds = over_seeds(means(content.cells))
     return (
         f"{count(models, 'model')} and {count(methods, 'method')} were probed with {listing(content.datasets)} as "
-        f"in-distribution (ID) data against {count(oods, 'out-of-distribution (OOD) set')}."
+        f"in-distribution (ID) data against {count(oods, 'out-of-distribution (OOD) set')}"
+        f"{f'; the numbers are means {seeds}' if seeds else ''}."
     )
 
 
-def _best(id_dataset: str, table: Sequence[Cell]) -> Iterable[str]:
+def _best(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:
     clauses = []
-    for ood in sorted({cell.ood for cell in table}):
-        column = [cell for cell in table if cell.ood == ood and cell.auroc is not None]
+    for ood in sorted({mean.ood for mean in table}):
+        column = [mean for mean in table if mean.ood == ood and mean.auroc is not None]
         if not column:
             continue
-        best = max(column, key=_auroc)
-        clause = f"against {dataset_label(ood)}, {_winner(best)}"
-        unsupervised = [cell for cell in column if cell.method not in _SUPERVISED]
-        if best.method in _SUPERVISED and unsupervised:
-            clause += f", without training labels {_winner(max(unsupervised, key=_auroc))}"
+        best = _leaders(column, _auroc)
+        clause = f"against {dataset_label(ood)}, {_winner(best[0].auroc, best[0].label, best)}"
+        unsupervised = [mean for mean in column if mean.method not in _SUPERVISED]
+        if best[0].method in _SUPERVISED and unsupervised:
+            best = _leaders(unsupervised, _auroc)
+            clause += f", without training labels {_winner(best[0].auroc, best[0].label, best)}"
         clauses.append(clause)
     if clauses:
         yield f"With {id_dataset} as ID data the best AUROC is, {'; '.join(clauses)}."
 
 
-def _auroc(cell: Cell) -> float:
-    return -1.0 if cell.auroc is None else cell.auroc
+def _accuracy(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:
+    # Scores and OOD sets of a classifier share its accuracy.
+    known = {(mean.model, mean.classifier): mean for mean in table if mean.id_accuracy is not None}
+    if known:
+        best = _leaders(known.values(), lambda mean: mean.id_accuracy or 0.0)
+        said = _winner(best[0].id_accuracy, best[0].classifier, best)
+        yield f"The best ID accuracy on {id_dataset} is {said}."
 
 
-def _winner(cell: Cell) -> str:
-    return f"{_in_words(cell.auroc)} ({_whole(cell.label)}, {cell.model})"
+def _auroc(mean: Mean) -> float:
+    return mean.auroc or 0.0
+
+
+def _leaders(table: Iterable[Mean], value: Callable[[Mean], float]) -> list[Mean]:
+    """All that share the largest value, those that need the least first."""
+    table = sorted(table, key=lambda mean: (mean.order, mean.model))
+    top = max(map(value, table))
+    return [mean for mean in table if value(mean) == top]
+
+
+def _winner(fraction: float | None, name: str, leaders: Sequence[Mean]) -> str:
+    tie = f", tied with {count(len(leaders) - 1, 'other')}" if len(leaders) > 1 else ""
+    return f"{_in_words(fraction)} ({_whole(name)}, {leaders[0].model}{tie})"
 
 
 def _in_words(fraction: float | None) -> str:
@@ -91,13 +112,6 @@ def _in_words(fraction: float | None) -> str:
 def _whole(text: str) -> str:
     """The same, not to be broken over two lines."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _accuracy(id_dataset: str, table: Sequence[Cell]) -> Iterable[str]:
-    known = [cell for cell in table if cell.id_accuracy is not None]
-    if known:
-        best = max(known, key=lambda cell: cell.id_accuracy or 0.0)
-        yield f"The best ID accuracy on {id_dataset} is {_in_words(best.id_accuracy)} ({best.method}, {best.model})."
 
 
 def _fits(id_dataset: str, content: Content) -> Iterable[str]:

@@ -13,14 +13,17 @@ from embedstore.records import Result
 METHOD_ORDER = ("knn", "mcm", "plp", "linear", "mahalanobis", "relative-mahalanobis")
 _SCORE_ORDER = ("cosine", "msp", "energy", "distance")
 
-CellKey = tuple[str, str, str, str, str]
+# Seed and template set, as `probe` stores them; None where a result does not say.
+Setting = tuple[int | None, str | None]
+CellKey = tuple[str, str, str, str, str, Setting]
 
 
 @dataclass(frozen=True)
 class Cell:
     """One number of the study and what belongs to it. Metrics are fractions in [0, 1], None where there is no value.
 
-    ``ood`` is ``"name/split"``; ``id_accuracy`` is that of the classifier behind `method`.
+    ``ood`` is ``"name/split"``; ``seed`` and ``templates`` are what `probe` was given, whether the method depends on
+    them or not; ``id_accuracy`` is that of the classifier behind `method`.
     """
 
     model: str
@@ -28,6 +31,8 @@ class Cell:
     method: str
     score: str
     ood: str
+    seed: int | None
+    templates: str | None
     auroc: float | None
     fpr95: float | None
     aupr_in: float | None
@@ -64,9 +69,12 @@ class Note:
 
 
 def cells(results: Iterable[Result]) -> list[Cell]:
-    """Every cell that some result covers, in reading order; where several results cover a cell, the newest wins."""
+    """Every cell that some result covers, in reading order.
+
+    Where several results with the same seed and template set cover a cell, the newest wins.
+    """
     found = [_cell(key, result) for key, result in _newest(results).items()]
-    return sorted(found, key=lambda cell: (cell.id_dataset, cell.model, row_order(cell.method, cell.score), cell.ood))
+    return sorted(found, key=_reading_order)
 
 
 def absences(results: Iterable[Result]) -> list[Absence]:
@@ -78,20 +86,21 @@ def absences(results: Iterable[Result]) -> list[Absence]:
     ran = {key[:3] for key in _newest(results)}
     found = [
         Absence(result.model, result.id_dataset, result.method, result.absent, result.created)
-        for key, result in _newest_absent(results).items()
+        for key, result in {_method(result): result for result in _absent(results)}.items()
         if key not in ran and result.absent is not None
     ]
     return sorted(found, key=lambda absence: (absence.id_dataset, absence.model, row_order(absence.method, "")))
 
 
 def in_use(results: Iterable[Result]) -> list[Result]:
-    """The results that own a cell of :func:`cells` or a row of :func:`absences`, each once, oldest first."""
+    """The results that no newer one with the same seed and template set replaces, each once, oldest first."""
     results = list(results)
     newest = _newest(results)
-    ran = {key[:3] for key in newest}
-    owners = list(newest.values()) + [result for key, result in _newest_absent(results).items() if key not in ran]
-    chosen = {id(result) for result in owners}
-    return sorted((result for result in results if id(result) in chosen), key=_when)
+    ran = {(*key[:3], key[5]) for key in newest}
+    absent = {(*_method(result), setting(result)): result for result in _absent(results)}
+    chosen = {id(result) for result in newest.values()}
+    chosen |= {id(result) for key, result in absent.items() if key not in ran}
+    return sorted((result for result in results if id(result) in chosen), key=when)
 
 
 def notes(results: Iterable[Result]) -> list[Note]:
@@ -106,18 +115,24 @@ def notes(results: Iterable[Result]) -> list[Note]:
 def uncovered(results: Iterable[Result], by: Sequence[Result]) -> list[Result]:
     """Those of `results` that have something to say which no result in `by` says again."""
     covered = set(_newest(by))
-    spoken = {(result.model, result.id_dataset, result.method) for result in by}
+    spoken = {_method(result) for result in by}
     return [
         result
         for result in results
         if any(key not in covered for key in _keys(result))
-        or (result.absent is not None and (result.model, result.id_dataset, result.method) not in spoken)
+        or (result.absent is not None and _method(result) not in spoken)
     ]
 
 
-def label(method: str, score: str) -> str:
+def label(method: str, score: str | None) -> str:
     """What a table row is called: ``"plp · energy"``."""
     return f"{method} · {score}" if score else method
+
+
+def setting(result: Result) -> Setting:
+    """Seed and template set that `probe` was given."""
+    seed, templates = result.params.get("seed"), result.params.get("templates")
+    return (seed if isinstance(seed, int) else None, templates if isinstance(templates, str) else None)
 
 
 def row_order(method: str, score: str) -> tuple[int, str, int, str]:
@@ -131,22 +146,29 @@ def _rank(name: str, order: Sequence[str]) -> tuple[int, str]:
 
 def _keys(result: Result) -> list[CellKey]:
     return [
-        (result.model, result.id_dataset, result.method, score, ood)
-        for score, by_set in result.metrics.items()
-        for ood in by_set
+        (*_method(result), score, ood, setting(result)) for score, by_set in result.metrics.items() for ood in by_set
     ]
 
 
 def _newest(results: Iterable[Result]) -> dict[CellKey, Result]:
-    return {key: result for result in sorted(results, key=_when) for key in _keys(result)}
+    return {key: result for result in sorted(results, key=when) for key in _keys(result)}
 
 
-def _newest_absent(results: Iterable[Result]) -> dict[tuple[str, str, str], Result]:
-    absent = sorted((result for result in results if result.absent is not None), key=_when)
-    return {(result.model, result.id_dataset, result.method): result for result in absent}
+def _absent(results: Iterable[Result]) -> list[Result]:
+    """Oldest first, so that a dictionary of them keeps the newest."""
+    return sorted((result for result in results if result.absent is not None), key=when)
 
 
-def _when(result: Result) -> datetime:
+def _method(result: Result) -> tuple[str, str, str]:
+    return (result.model, result.id_dataset, result.method)
+
+
+def _reading_order(cell: Cell) -> tuple[object, ...]:
+    row = (cell.id_dataset, cell.model, row_order(cell.method, cell.score))
+    return (*row, cell.templates or "", cell.ood, -1 if cell.seed is None else cell.seed)
+
+
+def when(result: Result | Cell) -> datetime:
     """When a result was made, for sorting; one that does not say is older than all that do."""
     try:
         moment = datetime.fromisoformat(result.created)
@@ -156,7 +178,7 @@ def _when(result: Result) -> datetime:
 
 
 def _cell(key: CellKey, result: Result) -> Cell:
-    model, id_dataset, method, score, ood = key
+    model, id_dataset, method, score, ood, (seed, templates) = key
     metrics = result.metrics[score][ood]
     return Cell(
         model=model,
@@ -164,6 +186,8 @@ def _cell(key: CellKey, result: Result) -> Cell:
         method=method,
         score=score,
         ood=ood,
+        seed=seed,
+        templates=templates,
         auroc=_value(metrics, "auroc"),
         fpr95=_value(metrics, "fpr95"),
         aupr_in=_value(metrics, "aupr_in"),

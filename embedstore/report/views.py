@@ -9,6 +9,7 @@ from embedstore.records import Provenance
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.fits import Correlation
+from embedstore.report.means import Mean, means, over_seeds
 from embedstore.report.summary import DASH, count, listing, percent
 from embedstore.report.table import Absence, Cell, row_order
 
@@ -29,10 +30,11 @@ GLOSSARY = {
 
 @dataclass(frozen=True)
 class Number:
-    """A table cell; ``best`` marks the best value of its column."""
+    """A table cell; ``best`` marks the best value of its column, ``spread`` is the deviation over seeds, if any."""
 
     text: str
     best: bool = False
+    spread: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class Column:
 
 @dataclass(frozen=True)
 class MainTable:
-    """The main table of one ID data set; ``footnotes`` are numbered from one."""
+    """The main table of one ID data set; ``footnotes`` are numbered from one.
+
+    ``seeds`` is ``"over 3 seeds"`` where numbers are means, ``has_spread`` whether any of them differs between seeds.
+    """
 
     id_dataset: str
     columns: tuple[Column, ...]
@@ -62,6 +67,8 @@ class MainTable:
     footnotes: tuple[str, ...]
     glossary: tuple[tuple[str, str], ...]
     has_gaps: bool
+    seeds: str
+    has_spread: bool
 
 
 def main_table(id_dataset: str, cells: Iterable[Cell], absences: Iterable[Absence]) -> MainTable:
@@ -69,20 +76,19 @@ def main_table(id_dataset: str, cells: Iterable[Cell], absences: Iterable[Absenc
     here = [cell for cell in cells if cell.id_dataset == id_dataset]
     absent = [absence for absence in absences if absence.id_dataset == id_dataset]
     oods = sorted({cell.ood for cell in here})
-    best = _best(here, oods)
+    averaged = means(here)
+    best = _best(averaged, oods)
     footnotes = list(dict.fromkeys(f"{absence.method}: {absence.reason}" for absence in absent))
     models = []
     for model in sorted({cell.model for cell in here} | {absence.model for absence in absent}):
-        labels = sorted({(c.method, c.score) for c in here if c.model == model}, key=lambda pair: row_order(*pair))
-        rows = [
-            (row_order(*pair), _row([c for c in here if c.model == model and (c.method, c.score) == pair], oods, best))
-            for pair in labels
-        ]
+        mine = [mean for mean in averaged if mean.model == model]
+        orders = sorted({mean.order for mean in mine})
+        rows = [(order, _row([mean for mean in mine if mean.order == order], oods, best)) for order in orders]
         for absence in absent:
             if absence.model == model:
                 number = footnotes.index(f"{absence.method}: {absence.reason}") + 1
                 dashes = (Number(DASH),) * (1 + 2 * len(oods))
-                rows.append((row_order(absence.method, ""), Row(absence.method, dashes, number)))
+                rows.append(((row_order(absence.method, ""), ""), Row(absence.method, dashes, number)))
         models.append((model, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0]))))
     terms = {cell.method for cell in here} | {cell.score for cell in here} | {absence.method for absence in absent}
     gaps = any(number.text == DASH for _, rows in models for row in rows if not row.footnote for number in row.numbers)
@@ -93,28 +99,38 @@ def main_table(id_dataset: str, cells: Iterable[Cell], absences: Iterable[Absenc
         footnotes=tuple(footnotes),
         glossary=tuple((term, meaning) for term, meaning in GLOSSARY.items() if term in terms),
         has_gaps=gaps,
+        seeds=over_seeds(averaged),
+        has_spread=any(number.spread for _, rows in models for row in rows for number in row.numbers),
     )
 
 
-def _best(cells: Sequence[Cell], oods: Sequence[str]) -> list[float | None]:
+def _best(table: Sequence[Mean], oods: Sequence[str]) -> list[float | None]:
     """The best value of each column, as stored: rounding first would make ties that are none."""
-    columns = [max((c.id_accuracy for c in cells if c.id_accuracy is not None), default=None)]
+    columns = [max((mean.id_accuracy for mean in table if mean.id_accuracy is not None), default=None)]
     for ood in oods:
-        column = [cell for cell in cells if cell.ood == ood]
-        columns.append(max((c.auroc for c in column if c.auroc is not None), default=None))
-        columns.append(min((c.fpr95 for c in column if c.fpr95 is not None), default=None))
+        column = [mean for mean in table if mean.ood == ood]
+        columns.append(max((mean.auroc for mean in column if mean.auroc is not None), default=None))
+        columns.append(min((mean.fpr95 for mean in column if mean.fpr95 is not None), default=None))
     return columns
 
 
-def _row(cells: Sequence[Cell], oods: Sequence[str], best: Sequence[float | None]) -> Row:
-    by_ood = {cell.ood: cell for cell in cells}
-    newest = max(cells, key=lambda cell: cell.created)
-    values = [newest.id_accuracy]
+def _row(table: Sequence[Mean], oods: Sequence[str], best: Sequence[float | None]) -> Row:
+    by_ood = {mean.ood: mean for mean in table}
+    values: list[tuple[float | None, float | None]] = [(table[0].id_accuracy, None)]
     for ood in oods:
-        cell = by_ood.get(ood)
-        values += [cell.auroc, cell.fpr95] if cell else [None, None]
-    numbers = (Number(percent(v), v is not None and v == top) for v, top in zip(values, best, strict=True))
-    return Row(newest.label, tuple(numbers))
+        mean = by_ood.get(ood)
+        values += [(mean.auroc, mean.spread), (mean.fpr95, None)] if mean else [(None, None)] * 2
+    numbers = (
+        Number(percent(value), value is not None and value == top, _spread(spread))
+        for (value, spread), top in zip(values, best, strict=True)
+    )
+    return Row(table[0].label, tuple(numbers))
+
+
+def _spread(value: float | None) -> str:
+    """``"± 0.4"``; nothing for what would be ± 0.0, as that of a method that does not depend on the seed."""
+    text = percent(value)
+    return "" if value is None or float(text) == 0 else f"±\N{NO-BREAK SPACE}{text}"
 
 
 def _size(cells: Iterable[Cell], ood: str) -> str:

@@ -53,19 +53,20 @@ class Split:
     @cached_property
     def keys(self) -> npt.NDArray[Any]:
         """(N,) str: unique keys."""
-        return self._column("key")
+        return self.column("key")
 
     @cached_property
     def labels(self) -> IntArray:
         """(N,) int32: class index, -1 where unknown."""
-        return self._column("label")
+        return self.column("label")
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """``(block, start, stop)`` for every block, in order; the last one may be short."""
         for block, start in enumerate(range(0, len(self), self.block_rows)):
             yield block, start, min(start + self.block_rows, len(self))
 
-    def _column(self, name: str) -> npt.NDArray[Any]:
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """(N,): one array of the row list, by its name in the format."""
         return layout.read_whole(layout.array_at(self._root, f"datasets/{self.name}/{name}"))
 
 
@@ -81,7 +82,7 @@ def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_row
     path = f"datasets/{dataset}/{split}"
     stored = layout.committed(root, path, KIND)
     if stored is not None:
-        _refuse_if_changed(f"{dataset}/{split}", stored, rows)
+        _refuse_if_changed(Split(root, dataset, split, stored), stored, rows)
         if stored["class_names"] is None and rows.class_names is not None:
             # Names are no part of the rows; learning them later makes nothing that was embedded wrong.
             layout.commit(layout.group_at(root, path), **{**stored, "class_names": list(rows.class_names)})
@@ -111,7 +112,8 @@ def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_row
     )
 
 
-def _refuse_if_changed(name: str, stored: dict[str, Any], rows: Rows) -> None:
+def _refuse_if_changed(split: Split, stored: dict[str, Any], rows: Rows) -> None:
+    name = split.name
     advice = "Extract it under another --dataset or --split name, or into another store"
     if stored["fingerprint"] != rows.fingerprint():
         shards = [asdict(shard) for shard in rows.shards]
@@ -120,7 +122,7 @@ def _refuse_if_changed(name: str, stored: dict[str, Any], rows: Rows) -> None:
             for old, new in zip(stored["shards"], shards, strict=False)
             if old != new
         ]
-        what = changed[0] if changed else f"{stored['rows']} rows then, {len(rows)} now, or other keys or labels"
+        what = changed[0] if changed else _first_difference(split, rows)
         raise FingerprintMismatch(f"the rows of {name} changed since they were stored: {what}. {advice}")
     names = None if rows.class_names is None else list(rows.class_names)
     if stored["class_names"] is not None and names is not None and stored["class_names"] != names:
@@ -128,3 +130,18 @@ def _refuse_if_changed(name: str, stored: dict[str, Any], rows: Rows) -> None:
             f"the class names of {name} changed since they were stored: {stored['class_names']} then, {names} now. "
             f"{advice}"
         )
+
+
+def _first_difference(split: Split, rows: Rows) -> str:
+    if len(split) != len(rows):
+        return f"{len(split)} rows then, {len(rows)} now"
+    for key, stored_key in zip(rows.keys, split.keys, strict=True):
+        if key != stored_key:
+            return f"{stored_key!r} was where {key!r} is now"
+    places = (("label", rows.labels), ("length", rows.length), ("offset", rows.offset), ("shard", rows.shard))
+    for column, now in places:
+        differs = np.flatnonzero(split.column(column) != now)
+        if len(differs):
+            row = differs[0]
+            return f"the {column} of {rows.keys[row]!r} was {split.column(column)[row]}, and is {now[row]} now"
+    return "their shards"

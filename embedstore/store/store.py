@@ -68,9 +68,9 @@ class Store:
         try:
             root = zarr.open_group(_zarr_location(location), mode="r+" if writable else "r", zarr_format=3)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreNotFound(
-                f"no store at {location}; `embedstore extract … --store {location}` makes one"
-            ) from error
+            there = isinstance(location, Path | str) and Path(location).exists()
+            what = "exists and is not an embedstore" if there else "does not exist; `embedstore extract` makes a store"
+            raise StoreNotFound(f"{location} {what}") from error
         except (ValueError, TypeError, ImportError) as error:
             raise _unusable(location, error) from error
         return cls(_checked(root, location), str(location))
@@ -192,8 +192,8 @@ class Store:
         stored = layout.committed(self._root, images.path_of(model, dataset, split), images.KIND)
         if stored is None:
             raise NotAvailable(
-                f"{model} has not embedded {rows.name}; run `embedstore extract … --model {model} --dataset {dataset} "
-                f"--split {split}`"
+                f"{model} has not embedded {rows.name}; run `embedstore extract … --dataset {dataset} --split {split}` "
+                f"with that model"
             )
         for what, now in (("model", mark), ("rows", rows.fingerprint)):
             if stored[what] != now:
