@@ -30,6 +30,7 @@ SIZES = {
     "gtsrb32/test": 500,
     "textures-dtd10/test": 600,
     "mnist/test": 500,
+    "scenes-intel6/test": 900,
 }
 
 pytestmark = [
@@ -61,7 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def results(store: Store) -> dict[str, Result]:
-    oods = ["cifar100", "gtsrb32", "textures-dtd10", "mnist"]
+    oods = ["cifar100", "gtsrb32", "textures-dtd10", "mnist", "scenes-intel6"]
     study = Study(store, MODEL, "cifar10", oods)
     return {result.method: result for result in run_methods(study)}
 
