@@ -63,7 +63,7 @@ def load_clip(spec: ModelSpec, *, device: str, precision: str, dtype: str) -> Cl
         feature_dim=encoder.feature_dim,
         joint_dim=encoder.joint_dim,
         logit_scale=float(model.logit_scale.exp().item()),
-        versions=runtime.library_versions(),
+        versions=runtime.package_versions(),
     )
     return encoder
 

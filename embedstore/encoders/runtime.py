@@ -33,7 +33,7 @@ _LIBRARIES = {
 }
 
 
-def library_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of the libraries that embeddings depend on, without importing them."""
     versions = {}
     for name, distribution in _LIBRARIES.items():

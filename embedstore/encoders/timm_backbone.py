@@ -50,7 +50,7 @@ def load_timm(spec: ModelSpec, *, device: str, precision: str, dtype: str) -> Ti
         dtype=dtype,
         feature_dim=width,
         joint_dim=width,
-        versions=runtime.library_versions(),
+        versions=runtime.package_versions(),
     )
     return encoder
 

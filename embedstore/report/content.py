@@ -125,7 +125,7 @@ class _Now:
         kind, *rest = what.split("/")
         try:
             if what == "model":
-                return self._store.provenance(model).fingerprint()
+                return self._store.fingerprint(model)
             if kind == "images" and len(rest) == 2:
                 return self._store.images(model, *rest).fingerprint
             if kind == "texts" and len(rest) == 2:
