@@ -278,6 +278,17 @@ def test_stopped_and_resumed_equals_uninterrupted(
         assert contents(location) == uninterrupted
 
 
+def test_progress_counts_what_this_run_has_to_do(pictures: Path) -> None:
+    memory = MemoryStore()
+    extract(pictures / "pets/train", Store.create(memory))
+    del memory._store_dict["models/fake/images/pets/train/status/c/1"]
+    store, source, said = Store.create(memory), open_source(str(pictures / "pets/train")), []
+    rows, split = list_rows(store, source)
+    embed_images(store, load_encoder("fake"), source, rows, split, progress=lambda *call: said.append(call))
+    assert {to_do for _, to_do in said} == {7}
+    assert sum(done for done, _ in said) == 7
+
+
 def test_only_the_blocks_whose_status_is_missing_are_done_again(pictures: Path) -> None:
     memory = MemoryStore()
     whole, _ = extract(pictures / "pets/train", Store.create(memory))

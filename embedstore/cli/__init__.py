@@ -173,7 +173,7 @@ def extract(
             store.add_model(encoder.provenance, encoder.projection)
             if class_names and encoder.has_text:
                 embed_texts(store, encoder, stored.dataset, class_names, templates)
-            with console.progress(out, f"{stored.name} · {encoder.provenance.name}", len(rows)) as advance:
+            with console.progress(out, f"{stored.name} · {encoder.provenance.name}") as advance:
                 outcome = embed_images(
                     store,
                     encoder,

@@ -29,8 +29,11 @@ def human(*, quiet: bool = False, as_json: bool = False) -> Console:
 
 
 @contextmanager
-def progress(console: Console, label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with images a second and the time left on a terminal; a line now and then elsewhere."""
+def progress(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with images a second and the time left on a terminal; a line now and then elsewhere.
+
+    Yields what to call with the rows just finished and all that there are to do.
+    """
     began = time.perf_counter()
     done, last = 0, began
 
@@ -39,7 +42,7 @@ def progress(console: Console, label: str, total: int) -> Iterator[Callable[[int
 
     if not console.is_terminal:
 
-        def line(rows: int) -> None:
+        def line(rows: int, total: int) -> None:
             nonlocal done, last
             done += rows
             if time.perf_counter() - last > _SECONDS_BETWEEN_LINES:
@@ -50,12 +53,12 @@ def progress(console: Console, label: str, total: int) -> Iterator[Callable[[int
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        task = bars.add_task(label, total=total, rate="")
+        task = bars.add_task(label, total=None, rate="")
 
-        def advance(rows: int) -> None:
+        def advance(rows: int, total: int) -> None:
             nonlocal done
             done += rows
-            bars.update(task, advance=rows, rate=rate())
+            bars.update(task, advance=rows, total=total, rate=rate())
 
         yield advance
 

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -35,13 +35,7 @@ _LIBRARIES = {
 
 def package_versions() -> dict[str, str]:
     """Versions of the libraries that embeddings depend on, without importing them."""
-    versions = {}
-    for name, distribution in _LIBRARIES.items():
-        try:
-            versions[name] = version(distribution)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {name: version(distribution) for name, distribution in _LIBRARIES.items()}
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -9,21 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.errors import EmbedstoreError, ImageError, ModelUnavailable, NotAvailable, UsageError
+from embedstore.errors import EmbedstoreError, ModelUnavailable, NotAvailable, UsageError
+from embedstore.extract.loading import Batch, Batches, load_batches
 from embedstore.prompts import check_class_names, prompts, templates
 from embedstore.records import FAILED, OK, FloatArray, Rows
-from embedstore.sources import Payload, Source, decode
+from embedstore.sources import Source
 from embedstore.store import DEFAULT_BLOCK_ROWS, ImageWriter, Split, Store
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from torch.utils.data import DataLoader
-
     from embedstore.encoders import Encoder
-
-# Below this many images, starting worker processes costs more than they save.
-_WORKERS_PAY_FROM = 1000
 
 
 @dataclass
@@ -107,7 +101,7 @@ def embed_images(
     batch_size: int = 64,
     workers: int | None = None,
     captions: str | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Embed the blocks of a split that are not done yet, in order.
 
@@ -123,7 +117,7 @@ def embed_images(
     captions : str, optional
         Extension of the text that belongs to each image (``"txt"``); embedded beside it.
     progress : callable, optional
-        Called with the number of rows finished since the last call.
+        Called with the rows finished since the last call, and all rows that this run has to do.
 
     Raises
     ------
@@ -140,10 +134,15 @@ def embed_images(
     batches = [
         (start, min(start + batch_size, stop)) for _, first, stop in pending for start in range(first, stop, batch_size)
     ]
-    loader = _loader(_Batches(source, rows, encoder.preprocess, batches, captions), encoder, workers)
+    loader = load_batches(Batches(source, rows, encoder.preprocess, batches, captions), workers)
     decoded = iter(loader)
+    to_do = sum(stop - start for _, start, stop in pending)
+
+    def advance(done: int) -> None:
+        (progress or _silent)(done, to_do)
+
     for _, start, stop in pending:
-        _embed_block(encoder, writer, rows, start, stop, decoded, outcome, progress or _silent)
+        _embed_block(encoder, writer, rows, start, stop, decoded, outcome, advance)
     outcome.seconds = time.perf_counter() - began
     status = store.images(model, split.dataset, split.split).status
     outcome.ok, outcome.failed = int((status == OK).sum()), int((status == FAILED).sum())
@@ -157,7 +156,7 @@ def _embed_block(
     rows: Rows,
     start: int,
     stop: int,
-    decoded: Iterator[_Batch | EmbedstoreError],
+    decoded: Iterator[Batch | EmbedstoreError],
     outcome: Outcome,
     progress: Callable[[int], None],
 ) -> None:
@@ -191,7 +190,7 @@ def _embed_block(
     outcome.embedded += int((status == OK).sum())
 
 
-def _embed_batch(encoder: Encoder, batch: _Batch) -> dict[str, FloatArray]:
+def _embed_batch(encoder: Encoder, batch: Batch) -> dict[str, FloatArray]:
     """Columns of the batch's decodable rows, by name."""
     made = encoder.images(batch.pixels)
     columns: dict[str, FloatArray] = {"features": made.features}
@@ -227,115 +226,5 @@ def _stored_as(dtype: np.dtype[Any], values: FloatArray, name: str) -> FloatArra
     return values.astype(dtype)
 
 
-def _silent(rows: int) -> None:
+def _silent(rows: int, to_do: int) -> None:
     """Report no progress."""
-
-
-# Reading and decoding, here or in worker processes --------------------------------------------------------------------
-
-
-@dataclass
-class _Batch:
-    """Consecutive rows, decoded: pixels (and captions) of the good ones; for every row None, or why it failed."""
-
-    pixels: Any  # (G, 3, H, W) tensor of the G good rows; None where G = 0
-    reasons: list[str | None]
-    captions: list[str | None] | None
-
-
-class _Batches:
-    """A map-style torch data set whose items are whole batches, so that each is read from its shard in one sweep."""
-
-    def __init__(
-        self,
-        source: Source,
-        rows: Rows,
-        preprocess: Callable[[Any], Any],
-        batches: Sequence[tuple[int, int]],
-        captions: str | None,
-    ) -> None:
-        self.source, self.rows, self.preprocess = source, rows, preprocess
-        self.batches, self.captions = batches, captions
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> _Batch | EmbedstoreError:
-        """One batch, or why there is none: if a worker raised, torch would make a traceback of its message."""
-        try:
-            return self._batch(*self.batches[index])
-        except EmbedstoreError as error:
-            return error
-
-    def _batch(self, start: int, stop: int) -> _Batch:
-        import torch
-
-        pixels: list[Any] = []
-        reasons: list[str | None] = []
-        for payload in self.source.read(self.rows, start, stop):
-            try:
-                pixels.append(torch.as_tensor(self._prepared(payload)))
-                reasons.append(None)
-            except ImageError as error:
-                reasons.append(str(error))
-        captions = None
-        if self.captions is not None:
-            texts = self.source.captions(self.rows, start, stop, self.captions)
-            captions = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
-        return _Batch(torch.stack(pixels) if pixels else None, reasons, captions)
-
-    def _prepared(self, payload: Payload) -> Any:
-        image = decode(payload)
-        try:
-            return self.preprocess(image)
-        except Exception as error:  # whatever a transform raises on an odd image is that image's failure, not the run's
-            raise ImageError(f"cannot be pre-processed at {image.width} × {image.height} pixels: {error}") from error
-
-
-def _end_with_parent(worker: int) -> None:
-    """In a worker: end, without a word, when the process that wants its batches is gone, and be it killed.
-
-    Torch's own watch is on the server process that forked the worker, and that lives as long as its workers do.
-    """
-    import multiprocessing
-    import os
-    import sys
-    import threading
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # A batch is handed over in a thread of its own, which prints a traceback where nobody takes it any more.
-        if not issubclass(kind, EOFError | ConnectionError):
-            sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = report
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _loader(batches: _Batches, encoder: Encoder, workers: int | None) -> DataLoader[Any]:
-    import multiprocessing
-    import os
-
-    from torch.utils.data import DataLoader
-
-    images = sum(stop - start for start, stop in batches.batches)
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if images >= _WORKERS_PAY_FROM else 0
-    if workers == 0 or images == 0:
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    # Workers are forked from a server process that has imported what they need and runs no threads. A fork of this
-    # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["embedstore.extract", "torch", "torchvision.transforms", "PIL.Image"])
-    return DataLoader(
-        batches,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=context,
-        worker_init_fn=_end_with_parent,
-    )
