@@ -7,6 +7,8 @@
     │   └── ImageError        one image that cannot be decoded; the others go on
     ├── ModelUnavailable      a model that cannot be loaded: no weights, no network, no such architecture
     ├── NotAvailable          a step needs something (labels, class names, finished rows) that the store does not hold
+    ├── TooManyFailures       more images failed than the run was allowed
+    ├── WorkerLost            a process that embeds images dies again and again on the same block
     └── StoreError            anything wrong with a store
         ├── StoreNotFound     nothing there, or something that is not a store of ours
         ├── StoreCorrupt      a store of ours that contradicts itself
@@ -49,6 +51,16 @@ class UnknownName(UsageError, LookupError):
         listing = f"Known: {', '.join(names)}." if names else f"There is no {kind} yet."
         super().__init__(f"unknown {kind} {asked!r}.{hint} {listing}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # By its message: workers send their errors to the process that started them.
+        return _restored, (str(self),)
+
+
+def _restored(message: str) -> UnknownName:
+    error = UnknownName.__new__(UnknownName, message)
+    error.args = (message,)
+    return error
+
 
 class SourceError(EmbedstoreError, OSError):
     """Images, shards or class names that cannot be read."""
@@ -64,6 +76,14 @@ class ModelUnavailable(EmbedstoreError, RuntimeError):
 
 class NotAvailable(EmbedstoreError, LookupError):
     """A step needs something that the store does not hold."""
+
+
+class TooManyFailures(EmbedstoreError, RuntimeError):
+    """More images failed than the run was allowed; what it did is kept."""
+
+
+class WorkerLost(EmbedstoreError, RuntimeError):
+    """A process that embeds images dies again and again on the same block; the other blocks are done."""
 
 
 class StoreError(EmbedstoreError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 # Row status, as stored (docs/format.md).
 PENDING, OK, FAILED = 0, 1, 2
+
+# Where an image can fail: its bytes cannot be had; are no image; do not survive the transform; give no finite vector.
+STAGES = ("read", "decode", "preprocess", "model")
 
 
 def fingerprint(value: object) -> str:
@@ -71,6 +74,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def first(self, limit: int | None) -> Rows:
+        """The same list cut off after `limit` rows; whole where that is None."""
+        columns = ("keys", "labels", "shard", "offset", "length")
+        return self if limit is None else replace(self, **{name: getattr(self, name)[:limit] for name in columns})
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) of keys, labels, places and shard sizes: equal if and only if the row lists are."""
         digest = hashlib.sha256()
@@ -81,6 +89,32 @@ class Rows:
             digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
         digest.update(fingerprint([asdict(shard) for shard in self.shards]).encode())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What became of one image that has no embedding.
+
+    Attributes
+    ----------
+    row : int
+    key : str
+    shard : str or None
+        Name of the shard; None where the image is a file of its own.
+    offset : int
+        Where in its shard or file the image's bytes begin; -1 where there is none.
+    stage : str
+        One of :data:`STAGES`.
+    reason : str
+        One printable line, the same in every run.
+    """
+
+    row: int
+    key: str
+    shard: str | None
+    offset: int
+    stage: str
+    reason: str
 
 
 @dataclass(frozen=True)

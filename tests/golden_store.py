@@ -51,7 +51,8 @@ def build(location: str | Path | ZarrStore) -> Store:
         status = np.where(np.arange(start, stop) == 1, 2, 1).astype(np.uint8)
         features = np.arange(3 * start, 3 * stop, dtype=np.float32).reshape(-1, 3) / 8
         features[status == 2] = np.nan
-        writer.write(start, stop, status, features=features, captions=features[:, :2])
+        reasons = {1: "decode: not an image"} if start == 0 else {}
+        writer.write(start, stop, status, reasons=reasons, features=features, captions=features[:, :2])
     vectors = np.array([[[1, 0], [0.6, 0.8]], [[0, 1], [-0.8, 0.6]]], dtype=np.float32)
     store.add_texts("Tiny/golden", "pets", "plp", names=["cat", "dog"], templates=["a {}.", "the {}."], vectors=vectors)
     store.add_result(

@@ -71,7 +71,8 @@ def put(
         for column in mine.values():
             column[status[start:stop] != 1] = np.nan
         if status[start:stop].all():
-            writer.write(start, stop, status[start:stop], **mine)
+            failed = np.flatnonzero(status[start:stop] == 2).tolist()
+            writer.write(start, stop, status[start:stop], reasons=dict.fromkeys(failed, "decode: no image"), **mine)
 
 
 def study(

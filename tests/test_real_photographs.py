@@ -43,11 +43,11 @@ def embed(store: Store, name: str, limit: int) -> None:
     dataset, split = name.split("/")
     encoder = load_encoder(f"local-dir:{SHARED / 'models' / MODEL}")
     source = open_source(str(SHARED / "data" / dataset), split=split)
-    rows, stored = list_rows(store, source, limit=limit)
+    stored = list_rows(store, source, limit=limit)
     store.add_model(encoder.provenance, encoder.projection)
     if stored.class_names:
         embed_texts(store, encoder, dataset, stored.class_names, ["plp"])
-    outcome = embed_images(store, encoder, source, rows, stored)
+    outcome = embed_images(store, encoder, source, stored)
     assert (outcome.ok, outcome.failed, outcome.pending) == (limit, 0, 0)
 
 
@@ -143,9 +143,9 @@ def test_captions_lie_nearer_to_their_own_image(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store.zarr")
     encoder = load_encoder(f"local-dir:{SHARED / 'models' / MODEL}")
     source = open_source(str(SHARED / "data" / "flickr8k-128px"), split="test")
-    rows, stored = list_rows(store, source, limit=200)
+    stored = list_rows(store, source, limit=200)
     store.add_model(encoder.provenance, encoder.projection)
-    embed_images(store, encoder, source, rows, stored, captions="txt")
+    embed_images(store, encoder, source, stored, captions="txt")
     images = store.images(MODEL, "flickr8k-128px", "test")
     joint, captions = images.projected(), images.captions()
     np.testing.assert_allclose(np.linalg.norm(captions, axis=1), 1, atol=2e-3)

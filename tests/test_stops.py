@@ -14,6 +14,7 @@ from embedstore.cli import main, run_typed
 from embedstore.encoders import load_encoder
 from embedstore.errors import ModelUnavailable
 from embedstore.extract import embed_images, embed_texts, list_rows
+from embedstore.records import Failure
 from embedstore.sources import open_source
 from embedstore.store import Store
 
@@ -24,7 +25,7 @@ def test_a_recipe_does_not_go_on_after_a_stopped_command(
     def stop(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embedstore.extract, "embed_images", stop)
+    monkeypatch.setattr(embedstore.extract, "embed_blocks", stop)
     with pytest.raises(click.exceptions.Exit) as ended:
         run_typed("extract", str(pictures / "pets/train"), "--store", str(tmp_path / "s.zarr"), "--model", "fake")
     assert ended.value.exit_code == 75
@@ -43,13 +44,12 @@ def test_an_image_that_cannot_be_preprocessed_fails_alone(pictures: Path) -> Non
     encoder.preprocess = odd  # type: ignore[misc]
     store = Store.create(MemoryStore())
     source = open_source(str(pictures / "pets/train"))
-    rows, split = list_rows(store, source)
+    split = list_rows(store, source)
     store.add_model(encoder.provenance, encoder.projection)
-    outcome = embed_images(store, encoder, source, rows, split, workers=0)
-    assert (outcome.ok, outcome.failed) == (len(rows) - 1, 1)
-    assert outcome.failures == [
-        (rows.keys[1], "cannot be pre-processed at 20 × 20 pixels: height and width must be > 0")
-    ]
+    outcome = embed_images(store, encoder, source, split, workers=0)
+    assert (outcome.ok, outcome.failed) == (len(split) - 1, 1)
+    why = "cannot be pre-processed at 20 × 20 pixels: height and width must be > 0"
+    assert outcome.failures == [Failure(1, str(split.keys[1]), None, 0, "preprocess", why)]
 
 
 def test_texts_that_are_not_finite_are_refused() -> None:

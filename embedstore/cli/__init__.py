@@ -6,21 +6,17 @@ import importlib
 import json
 import os
 import shlex
-from functools import partial
 
 import click
 
 from embedstore import errors
-from embedstore.cli.exits import SOME_FAILED, STOPPED, Commands, stoppable
+from embedstore.cli.exits import STOPPED, Commands
+from embedstore.cli.extract import extract
+from embedstore.cli.options import json_option, quiet_option, store_option
 
 # Threads that wait for each other must sleep, not spin, or decoding workers starve: on two busy cores extraction ran
 # three times slower without this (docs/log.md). It is read once, when the OpenMP runtime is loaded, hence so early.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-store_option = click.option("--store", "location", required=True, metavar="PATH", help="The feature store.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-models_help = "ARCH/TAG, ARCH//weights, hf-hub:ORG/REPO, local-dir:PATH or timm:NAME. Repeatable."
 
 
 @click.group(
@@ -37,7 +33,8 @@ def main() -> None:
 
     Every option is also read from the environment: --block-rows of extract from EMBEDSTORE_EXTRACT_BLOCK_ROWS (several
     values of a repeatable one are separated by spaces). Exit codes: 0 done, 1 failed, 2 usage, 3 done but some images
-    failed, 5 store corrupt or written by another model, 75 stopped (run again to resume).
+    failed, 4 more images failed than allowed, 5 store corrupt or written by another model, 75 stopped (run again to
+    resume).
     """
 
 
@@ -49,148 +46,7 @@ def run_typed(*args: str) -> None:
         raise click.exceptions.Exit(STOPPED)  # or the recipe would go on with half of the data
 
 
-@main.command()
-@click.argument("source")
-@store_option
-@click.option("--model", "models", required=True, multiple=True, metavar="MODEL", help=models_help)
-@click.option("--name", help="The model's name in the store, instead of the one that follows from --model.")
-@click.option("--dataset", help="Data set name. From the path if not given.")
-@click.option("--split", help="Split name. From the path if not given.")
-@click.option("--classes", metavar="FILE", help="Class names in label order: JSON list, or one a line.")
-@click.option(
-    "--templates",
-    multiple=True,
-    default=("plp",),
-    show_default=True,
-    metavar="SET",
-    help="Prompt templates: plp, simple or openai80. Repeatable.",
-)
-@click.option(
-    "--captions",
-    is_flag=False,
-    flag_value="txt",
-    metavar="[EXT]",
-    help="Embed each image's own caption, KEY.EXT, too. --captions alone means --captions=txt.",
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 … or auto.")
-@click.option(
-    "--batch-size",
-    default=64,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Images that go through the model at once.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    help="Processes that read and decode. Chosen by the amount of work if not given.",
-)
-@click.option(
-    "--precision",
-    default="fp32",
-    show_default=True,
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    help="What the model computes in.",
-)
-@click.option(
-    "--dtype",
-    default="float16",
-    show_default=True,
-    type=click.Choice(["float16", "float32"]),
-    help="What features are stored as.",
-)
-@click.option(
-    "--block-rows",
-    default=1024,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Rows a block, the unit of work and of resume. For a new split; a stored one keeps its own.",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Take only the first N rows; the split then has N rows.")
-@json_option
-@quiet_option
-@click.pass_context
-def extract(
-    ctx: click.Context,
-    source: str,
-    location: str,
-    models: tuple[str, ...],
-    name: str | None,
-    dataset: str | None,
-    split: str | None,
-    classes: str | None,
-    templates: tuple[str, ...],
-    captions: str | None,
-    device: str,
-    batch_size: int,
-    workers: int | None,
-    precision: str,
-    dtype: str,
-    block_rows: int,
-    limit: int | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Embed the images of SOURCE, and the names of its classes as prompts, into the store.
-
-    SOURCE is WebDataset tars ('train-{000..009}.tar', a quoted glob, a folder of tars), a folder of images (one
-    sub-folder per class, or flat), or torchvision:CIFAR10. Run the same command again to resume: finished blocks are
-    not redone.
-
-    \b
-    Example:
-      embedstore extract 'cifar10/train-{000000..000004}.tar' --store clip.zarr --model ViT-B-32/openai
-    """
-    from embedstore.cli import console
-    from embedstore.encoders import load_encoder, parse_model
-    from embedstore.extract import embed_images, embed_texts, list_rows
-    from embedstore.prompts import TEMPLATES
-    from embedstore.sources import open_source
-    from embedstore.store import Store
-
-    # What is misspelled is said before the first model runs, not after.
-    for template_set in templates:
-        if template_set not in TEMPLATES:
-            raise errors.UnknownName("template set", template_set, TEMPLATES)
-    for model in models:
-        parse_model(model, name=name)
-    if name is not None and len(models) > 1:
-        raise errors.UsageError("--name renames one model; give one --model with it")
-    out = console.human(quiet=quiet, as_json=as_json)
-    with stoppable(ctx):
-        images = open_source(source, dataset=dataset, split=split, classes=classes)
-        load = partial(load_encoder, device=device, precision=precision, dtype=dtype, name=name)
-        out.print(f"Loading {models[0]}", markup=False)
-        # Rows are fixed for good once they are listed, so nothing is listed for a model that cannot be had.
-        encoder = load(models[0])
-        store = Store.create(location)
-        rows, stored = list_rows(store, images, limit=limit, block_rows=block_rows)
-        class_names = stored.class_names
-        out.print(f"{stored.name}: {len(rows):,} images, {len(class_names) if class_names else 'no'} class names")
-        outcomes = []
-        for model in models:
-            encoder = encoder if model == models[0] else load(model)
-            store.add_model(encoder.provenance, encoder.projection)
-            if class_names and encoder.has_text:
-                embed_texts(store, encoder, stored.dataset, class_names, templates)
-            with console.progress(out, f"{stored.name} · {encoder.provenance.name}") as advance:
-                outcome = embed_images(
-                    store,
-                    encoder,
-                    images,
-                    rows,
-                    stored,
-                    batch_size=batch_size,
-                    workers=workers,
-                    captions=captions,
-                    progress=advance,
-                )
-            console.print_outcome(out, outcome)
-            outcomes.append(outcome)
-    if as_json:
-        click.echo(json.dumps([vars(outcome) for outcome in outcomes]))
-    if any(outcome.failed for outcome in outcomes):
-        ctx.exit(SOME_FAILED)
+main.add_command(extract)
 
 
 @main.command()

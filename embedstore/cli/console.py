@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,8 +17,10 @@ from embedstore.store import Store
 
 if TYPE_CHECKING:
     from embedstore.extract import Outcome
+    from embedstore.extract.plan import Plan
 
 _SECONDS_BETWEEN_LINES = 10.0
+_MOST_FAILURES = 5
 
 
 def human(*, quiet: bool = False, as_json: bool = False) -> Console:
@@ -74,18 +77,52 @@ def each(console: Console, results: Iterable[Result], label: str) -> Iterator[Re
             yield result
 
 
-def print_outcome(console: Console, outcome: Outcome, *, most: int = 5) -> None:
-    """One line per model and split; the first failures by key and reason."""
+def print_plan(console: Console, plan: Plan, price_per_hour: float | None) -> None:
+    """What there is to do for one model and split, in four lines."""
+    console.print(f"{plan.name} · {plan.model}: {plan.rows:,} rows in {plan.blocks:,} blocks", markup=False)
+    console.print(f"  to do: {plan.rows_to_do:,} rows in {plan.blocks_to_do:,} blocks")
+    read = "unknown" if plan.bytes_in is None else _bytes(plan.bytes_in)
+    console.print(f"  read: {read} · written: {_bytes(plan.bytes_out)}")
+    if plan.images_per_second is None or plan.seconds is None:
+        return
+    speed = f"{plan.images_per_second:,.0f} images/s on {plan.processes} device(s)"
+    time_left = str(timedelta(seconds=round(plan.seconds)))
+    cost = "" if price_per_hour is None else f", costs {plan.cost(price_per_hour):,.2f}"
+    console.print(f"  measured on real rows: {speed}; takes {time_left}{cost}")
+
+
+def _bytes(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+
+
+def print_outcome(console: Console, outcome: Outcome, *, verbose: bool = False) -> None:
+    """One line per model and split; how the time was spent; the first failures by key and reason."""
     rate = f", {outcome.embedded / outcome.seconds:,.0f} images/s" if outcome.embedded else ", nothing left to do"
     console.print(
         f"{outcome.name} · {outcome.model}: {outcome.rows:,} rows = {outcome.ok:,} ok + {outcome.failed:,} failed + "
         f"{outcome.pending:,} pending{rate}",
         markup=False,
     )
-    for key, reason in outcome.failures[:most]:
-        console.print(f"  failed: {key!r}: {reason}", markup=False, soft_wrap=True)
-    if len(outcome.failures) > most:
-        console.print(f"  … and {len(outcome.failures) - most:,} more")
+    for note in outcome.notes:
+        console.print(f"  note: {note}", markup=False)
+    if outcome.embedded:
+        spent = outcome.spent
+        console.print(
+            f"  time: {spent['read']:.1f} s reading, {spent['decode']:.1f} s decoding, {spent['wait']:.1f} s waiting "
+            f"for them, {spent['encode']:.1f} s in the model, {spent['write']:.1f} s writing · bottleneck: "
+            f"{outcome.bottleneck()}"
+        )
+    shown = outcome.failures if verbose else outcome.failures[:_MOST_FAILURES]
+    for failure in shown:
+        text = f"  failed: {failure.key!r}: {failure.stage}: {failure.reason}"
+        console.print(text, markup=False, soft_wrap=True)
+    if len(outcome.failures) > len(shown):
+        console.print("  … and more; `embedstore info --failures` lists all")
 
 
 def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ import click
 
 from embedstore import errors
 
-FAILED, USAGE, SOME_FAILED, CORRUPT, STOPPED = 1, 2, 3, 5, 75
+FAILED, USAGE, SOME_FAILED, TOO_MANY_FAILED, CORRUPT, STOPPED = 1, 2, 3, 4, 5, 75
 
 # The first class that fits gives the code.
 EXIT_CODES: tuple[tuple[type[errors.EmbedstoreError], int], ...] = (
     (errors.UsageError, USAGE),
     (errors.StoreNotFound, USAGE),
+    (errors.TooManyFailures, TOO_MANY_FAILED),
     (errors.StoreError, CORRUPT),
     (errors.EmbedstoreError, FAILED),
 )

@@ -42,6 +42,8 @@ class Encoder(Protocol):
         ``features @ projection`` lies in the joint space. The identity where the model has no projection; None where
         the head is not one matrix (an MLP, or a linear layer with a bias), and then :meth:`images` projects.
     has_text : bool
+    device : str
+        Where it computes, as torch names it.
     preprocess : callable
         From a PIL image to a (3, H, W) float32 tensor (or array, for encoders without torch). It pickles on its own,
         without the model, so that worker processes need not hold one.
@@ -53,6 +55,8 @@ class Encoder(Protocol):
     def projection(self) -> FloatArray | None: ...  # noqa: D102
     @property
     def has_text(self) -> bool: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
     @property
     def preprocess(self) -> Callable[[PIL.Image.Image], Any]: ...  # noqa: D102
 

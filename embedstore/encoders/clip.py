@@ -95,6 +95,7 @@ class ClipEncoder:
         self.model = model
         self._tokenizer = tokenizer
         self._device = device
+        self.device = str(device)
         self._precision = precision
         self._head: Head = split_head(model)
         config = PreprocessCfg(**model.visual.preprocess_cfg)

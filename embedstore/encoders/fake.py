@@ -48,6 +48,7 @@ class FakeEncoder:
     """
 
     has_text = True
+    device = "cpu"
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class TimmEncoder:
 
         self.model = model
         self._device = device
+        self.device = str(device)
         self._precision = precision
         timm_data: Any = data
         self.preprocess_config: dict[str, Any] = timm_data.resolve_model_data_config(model)

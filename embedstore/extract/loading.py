@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import EmbedstoreError, ImageError
+from embedstore.extract.outcome import one_line
 from embedstore.records import Rows
 from embedstore.sources import Payload, Source, decode
 
@@ -21,11 +23,22 @@ _WORKERS_PAY_FROM = 1000
 
 @dataclass
 class Batch:
-    """Consecutive rows, decoded: pixels (and captions) of the good ones; for every row None, or why it failed."""
+    """Consecutive rows, decoded: pixels (and captions) of the good ones; for every row None, or why it failed.
+
+    It pins its pixels when torch asks it to, so that they can be copied to a GPU behind its back.
+    """
 
     pixels: Any  # (G, 3, H, W) tensor of the G good rows; None where G = 0
     reasons: list[str | None]
     captions: list[str | None] | None
+    read_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's loader, by this name."""
+        if self.pixels is not None:
+            self.pixels = self.pixels.pin_memory()
+        return self
 
 
 class Batches:
@@ -57,27 +70,38 @@ class Batches:
 
         pixels: list[Any] = []
         reasons: list[str | None] = []
-        for payload in self.source.read(self.rows, start, stop):
-            try:
-                pixels.append(torch.as_tensor(self._prepared(payload)))
-                reasons.append(None)
-            except ImageError as error:
-                reasons.append(str(error))
-        captions = None
+        read, began = 0.0, time.perf_counter()
+        payloads = self.source.read(self.rows, start, stop)
+        for _ in range(start, stop):
+            asked = time.perf_counter()
+            payload = next(payloads)
+            read += time.perf_counter() - asked
+            made = self._prepared(payload)
+            reasons.append(made if isinstance(made, str) else None)
+            if not isinstance(made, str):
+                pixels.append(torch.as_tensor(made))
+        batch = Batch(torch.stack(pixels) if pixels else None, reasons, None)
+        batch.read_seconds, batch.decode_seconds = read, time.perf_counter() - began - read
         if self.captions is not None:
             texts = self.source.captions(self.rows, start, stop, self.captions)
-            captions = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
-        return Batch(torch.stack(pixels) if pixels else None, reasons, captions)
+            batch.captions = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
+        return batch
 
     def _prepared(self, payload: Payload) -> Any:
-        image = decode(payload)
+        """What the model takes; or, as text, at which stage this image failed and why."""
+        if isinstance(payload, ImageError):
+            return one_line("read", str(payload))
+        try:
+            image = decode(payload)
+        except ImageError as error:
+            return one_line("decode", str(error))
         try:
             return self.preprocess(image)
         except Exception as error:  # whatever a transform raises on an odd image is that image's failure, not the run's
-            raise ImageError(f"cannot be pre-processed at {image.width} × {image.height} pixels: {error}") from error
+            return one_line("preprocess", f"cannot be pre-processed at {image.width} × {image.height} pixels: {error}")
 
 
-def _end_with_parent(worker: int) -> None:
+def end_with_parent(worker: int = 0) -> None:
     """In a worker: end, without a word, when the process that wants its batches is gone, and be it killed.
 
     Torch's own watch is on the server process that forked the worker, and that lives as long as its workers do.
@@ -102,18 +126,27 @@ def _end_with_parent(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def load_batches(batches: Batches, workers: int | None) -> DataLoader[Any]:
-    """Iterate over the batches in order; `workers` processes read ahead, none if 0, as many as pay off if None."""
-    import multiprocessing
+def worker_count(workers: int | None, images: int) -> int:
+    """How many processes decode so many images, if nobody says; none for none."""
     import os
+
+    if workers is None:
+        return min(8, os.cpu_count() or 1) if images >= _WORKERS_PAY_FROM else 0
+    return workers if images else 0
+
+
+def load_batches(batches: Batches, workers: int | None, *, pin: bool = False) -> DataLoader[Any]:
+    """Iterate over the batches in order; `workers` processes read ahead, none if 0, as many as pay off if None.
+
+    Each keeps at most two batches ready. `pin` puts them where a GPU copies from without waiting.
+    """
+    import multiprocessing
 
     from torch.utils.data import DataLoader
 
-    images = sum(stop - start for start, stop in batches.batches)
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if images >= _WORKERS_PAY_FROM else 0
-    if workers == 0 or images == 0:
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    workers = worker_count(workers, sum(stop - start for start, stop in batches.batches))
+    if workers == 0:
+        return DataLoader(batches, batch_size=None, pin_memory=pin)  # type: ignore[arg-type]
     # Workers are forked from a server process that has imported what they need and runs no threads. A fork of this
     # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.
     context = multiprocessing.get_context("forkserver")
@@ -123,5 +156,6 @@ def load_batches(batches: Batches, workers: int | None) -> DataLoader[Any]:
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=end_with_parent,
+        pin_memory=pin,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import zarr
 
 from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreError
-from embedstore.records import OK, FloatArray, IntArray, Provenance, fingerprint
+from embedstore.records import FAILED, OK, Failure, FloatArray, IntArray, Provenance, fingerprint
 from embedstore.store import layout
 from embedstore.store.splits import Split
 
@@ -59,6 +60,20 @@ class Images:
     def ok(self) -> npt.NDArray[np.bool_]:
         """(N,) bool: the rows that were embedded."""
         return np.equal(self.status, OK)
+
+    def failures(self) -> Iterator[Failure]:
+        """Every failed row, in order, with where it lies and why; one block at a time in memory."""
+        failed = np.flatnonzero(np.equal(self.status, FAILED))
+        for start in (np.unique(failed // self.rows.block_rows) * self.rows.block_rows).tolist():
+            stop = min(start + self.rows.block_rows, len(self))
+            reasons = self._reasons(start, stop)
+            for row in failed[(failed >= start) & (failed < stop)].tolist():
+                yield self.rows.failure(row, reasons[row - start])
+
+    def _reasons(self, start: int, stop: int) -> list[str]:
+        if "failure" not in self._group:
+            return ["read: not recorded by embedstore 0.1"] * (stop - start)
+        return [str(text) for text in layout.read(layout.array_at(self._group, "failure"), slice(start, stop))]
 
     @property
     def keys(self) -> npt.NDArray[Any]:
@@ -116,39 +131,66 @@ class ImageWriter:
     """Writes blocks of one model's embeddings of one split. A block's status chunk is written last."""
 
     def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split) -> None:
-        self.rows = rows
+        self.rows, self.model = rows, provenance.name
         group = layout.group_at(root, path_of(provenance.name, rows.dataset, rows.split))
-        self._arrays = {name: layout.for_writing(array) for name, array in group.arrays()}
+        self._arrays = {name: layout.for_writing(array, sparse=name == "failure") for name, array in group.arrays()}
 
     @property
     def columns(self) -> list[str]:
-        """Names of the arrays that a block consists of, without ``status``."""
-        return sorted(set(self._arrays) - {"status"})
+        """Names of the arrays of vectors."""
+        return sorted(set(self._arrays) - {"status", "failure"})
 
     def pending(self) -> list[tuple[int, int, int]]:
         """``(block, start, stop)`` of the blocks that are not done, in order."""
         status = layout.read(self._arrays["status"])
-        # A finished row is never 0: a block whose chunk exists has no zero, one whose chunk is missing only zeros.
+        # A finished row is never 0: a block whose chunk exists has no zero, one whose chunk is missing only zeros. One
+        # that was short when its split was extended has both.
         return [block for block in self.rows.blocks() if not status[block[1] : block[2]].all()]
 
-    def write(self, start: int, stop: int, status: npt.NDArray[np.uint8], **columns: FloatArray | None) -> None:
+    def forget(self, start: int, stop: int) -> None:
+        """Make the block of rows ``[start, stop)`` pending again."""
+        layout.erase(self._arrays["status"], start, stop)
+
+    def forget_failed(self, share: tuple[int, int] = (0, 1)) -> None:
+        """Make blocks that hold a failed row pending again: of every ``share[1]`` blocks, the one at ``share[0]``."""
+        status = layout.read(self._arrays["status"])
+        for block, start, stop in self.rows.blocks():
+            if block % share[1] == share[0] and (status[start:stop] == FAILED).any():
+                self.forget(start, stop)
+
+    def write(
+        self,
+        start: int,
+        stop: int,
+        status: npt.NDArray[np.uint8],
+        *,
+        reasons: Mapping[int, str] | None = None,
+        **columns: FloatArray,
+    ) -> None:
         """Write one block, rows ``[start, stop)``.
 
         Parameters
         ----------
         status : (stop - start,) uint8
             1 (ok) or 2 (failed) for every row.
-        **columns : (stop - start, width) float, or None
+        reasons : mapping of int to str
+            For each failed row, counted from `start`: ``"STAGE: why"``.
+        **columns : (stop - start, width) float
             ``features`` and, where the split has them, ``projected`` and ``captions``; NaN where the row failed.
         """
-        given = {name for name, values in columns.items() if values is not None}
-        if sorted(given) != self.columns:
-            raise StoreError(f"{self.rows.name} has the columns {self.columns}, but {sorted(given)} were given")
-        if not np.isin(status, (1, 2)).all():
+        reasons = reasons or {}
+        if sorted(columns) != self.columns:
+            raise StoreError(f"{self.rows.name} has the columns {self.columns}, but {sorted(columns)} were given")
+        if not np.isin(status, (OK, FAILED)).all():
             raise StoreError("a finished block has no pending rows")
+        if sorted(reasons) != np.flatnonzero(status == FAILED).tolist():
+            raise StoreError("every failed row has a reason, and no other row has one")
         for name, values in columns.items():
-            if values is not None:
-                self._arrays[name][start:stop] = values
+            self._arrays[name][start:stop] = values
+        texts = np.full(stop - start, "", dtype=np.dtypes.StringDType())
+        for row, reason in reasons.items():
+            texts[row] = reason
+        self._arrays["failure"][start:stop] = texts
         self._arrays["status"][start:stop] = status
 
 
@@ -165,7 +207,7 @@ def create(
             widths["projected"] = provenance.joint_dim
         if captions:
             widths["captions"] = provenance.joint_dim
-        for name in sorted(set(group.array_keys()) - {"status", *widths}):
+        for name in sorted(set(group.array_keys()) - {"status", "failure", *widths}):
             del group[name]  # of a beginning that asked for something else and was killed
         for name, width in widths.items():
             layout.create_array(
@@ -177,17 +219,12 @@ def create(
                 dimensions=("row", "feature" if name == "features" else "joint"),
                 fill_value=float("nan"),
             )
-        layout.create_array(
-            group,
-            "status",
-            shape=(len(rows),),
-            chunks=(rows.block_rows,),
-            dtype="uint8",
-            dimensions=("row",),
-            fill_value=0,
-        )
+        _over_rows(group, "failure", rows, str, "", sparse=True)
+        _over_rows(group, "status", rows, "uint8", 0)
         layout.commit(group, KIND, model=mark, rows=rows.fingerprint, versions=dict(provenance.versions))
         return ImageWriter(root, provenance, rows)
+    if stored["rows"] in rows.earlier:
+        stored = lengthen(root, provenance.name, rows)
     for what, mine in (("model", mark), ("rows", rows.fingerprint)):
         if stored[what] != mine:
             raise FingerprintMismatch(
@@ -199,4 +236,32 @@ def create(
             f"{rows.name} was extracted by {provenance.name} {'without' if captions else 'with'} captions; repeat that "
             f"choice, or use another --dataset name"
         )
+    if f"{path}/failure" not in root:  # a store of version 0.1 has no reasons
+        _over_rows(layout.group_at(root, path), "failure", rows, str, "", sparse=True)
     return ImageWriter(root, provenance, rows)
+
+
+def lengthen(root: zarr.Group, model: str, rows: Split) -> dict[str, Any]:
+    """Give a model's embeddings as many rows as their split has after it was extended; return what they declare."""
+    path = path_of(model, rows.dataset, rows.split)
+    group = layout.group_at(root, path)
+    stored = layout.committed(root, path, KIND) or {}
+    if stored["rows"] in rows.earlier:
+        for _, array in group.arrays():
+            layout.lengthen(array, len(rows))
+        stored |= {"rows": rows.fingerprint}
+        layout.commit(group, **stored)
+    return stored
+
+
+def _over_rows(group: zarr.Group, name: str, rows: Split, dtype: Any, fill: Any, *, sparse: bool = False) -> None:
+    layout.create_array(
+        group,
+        name,
+        shape=(len(rows),),
+        chunks=(rows.block_rows,),
+        dtype=dtype,
+        dimensions=("row",),
+        fill_value=fill,
+        sparse=sparse,
+    )

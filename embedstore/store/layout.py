@@ -53,12 +53,13 @@ def create_array(
     dtype: npt.DTypeLike,
     dimensions: Sequence[str],
     fill_value: Any = None,
-    attributes: dict[str, Any] | None = None,
+    sparse: bool = False,
 ) -> zarr.Array[Any]:
     """Create an uncompressed array with a crc32c checksum on every chunk; replaces a half-written one.
 
-    Chunks are written even where they equal the fill value, so that "never written" stays distinguishable. An array
-    of the same form that is already there is kept: another process may be writing to it.
+    Chunks are written even where they equal the fill value, so that "never written" stays distinguishable; in a
+    `sparse` array they are left out. An array of the same form that is already there is kept: another process may be
+    writing to it.
     """
     # Zarr has no empty chunks; an empty array still needs a chunk shape.
     form = (
@@ -68,7 +69,7 @@ def create_array(
     )
     there = node_at(parent, name)
     if isinstance(there, zarr.Array) and (there.shape, there.chunks, there.dtype) == form:
-        return for_writing(there)
+        return for_writing(there, sparse=sparse)
     return parent.create_array(
         name,
         shape=form[0],
@@ -78,15 +79,25 @@ def create_array(
         compressors=[Crc32cCodec()],
         filters=None,
         dimension_names=tuple(dimensions),
-        attributes=attributes,
         overwrite=True,
-        config={"write_empty_chunks": True},
+        config={"write_empty_chunks": not sparse},
     )
 
 
-def for_writing(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The same array, writing every chunk it is given: the setting is not part of the stored metadata."""
-    return array.with_config({"write_empty_chunks": True})
+def for_writing(array: zarr.Array[Any], *, sparse: bool = False) -> zarr.Array[Any]:
+    """The same array, with the choice of :func:`create_array`: it is not part of the stored metadata."""
+    return array.with_config({"write_empty_chunks": not sparse})
+
+
+def erase(array: zarr.Array[Any], start: int, stop: int) -> None:
+    """Remove the chunks of rows ``[start, stop)``, which are whole chunks: they read as the fill value again."""
+    for_writing(array, sparse=True)[start:stop] = array.fill_value
+
+
+def lengthen(array: zarr.Array[Any], rows: int) -> None:
+    """Give an array over rows that many; what is there stays as it is."""
+    if array.shape[0] < rows:
+        array.resize((rows, *array.shape[1:]))
 
 
 def node_at(parent: zarr.Group, path: str) -> zarr.Group | zarr.Array[Any] | None:
@@ -157,13 +168,15 @@ def read(array: zarr.Array[Any], selection: slice = slice(None)) -> npt.NDArray[
         return np.asarray(array[selection])
     except ValueError as error:  # zarr's crc32c codec has no exception type of its own
         raise StoreCorrupt(
-            f"array {array.path!r} cannot be read: {error} A chunk was damaged on disk; embed that data set again"
+            f"array {array.path!r} cannot be read: {error} A chunk was damaged on disk; `embedstore verify --repair` "
+            "says which, and makes `embedstore extract` embed that block again"
         ) from error
 
 
-def read_whole(array: zarr.Array[Any]) -> npt.NDArray[Any]:
-    """As :func:`read`, of an array that was written whole; a missing chunk raises :class:`StoreCorrupt` too."""
-    if array.nchunks_initialized != array.nchunks:
-        missing = array.nchunks - array.nchunks_initialized
-        raise StoreCorrupt(f"{missing} of {array.nchunks} chunks of {array.path!r} are missing; restore them")
-    return read(array)
+def read_whole(array: zarr.Array[Any], rows: int) -> npt.NDArray[Any]:
+    """The first `rows` rows of an array that was written whole; a missing chunk raises :class:`StoreCorrupt` too."""
+    chunks = -(-rows // array.chunks[0])
+    if array.nchunks_initialized < chunks:
+        missing = chunks - array.nchunks_initialized
+        raise StoreCorrupt(f"{missing} of {chunks} chunks of {array.path!r} are missing; restore them")
+    return read(array, slice(rows))

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from embedstore.errors import FingerprintMismatch, UsageError
-from embedstore.records import IntArray, Rows, Shard
-from embedstore.store import layout
+from embedstore.errors import UsageError
+from embedstore.records import Failure, IntArray, Rows, Shard
+from embedstore.store import changes, layout
 
 KIND = "rows"
 
@@ -28,6 +28,8 @@ class Split:
         Rows a block (B): the unit of work and the chunk length of every array of the split.
     class_names : tuple of str, or None
     fingerprint : str
+    earlier : tuple of str
+        The fingerprints that this list had before it was extended.
     source : str
     """
 
@@ -35,6 +37,7 @@ class Split:
         self.dataset, self.split = dataset, split
         self.block_rows: int = content["block_rows"]
         self.fingerprint: str = content["fingerprint"]
+        self.earlier: tuple[str, ...] = tuple(content.get("earlier", ()))
         self.source: str = content["source"]
         self.shards = tuple(Shard(**shard) for shard in content["shards"])
         names = content["class_names"]
@@ -67,10 +70,38 @@ class Split:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """(N,): one array of the row list, by its name in the format."""
-        return layout.read_whole(layout.array_at(self._root, f"datasets/{self.name}/{name}"))
+        return layout.read_whole(layout.array_at(self._root, f"datasets/{self.name}/{name}"), len(self))
+
+    def failure(self, row: int, text: str) -> Failure:
+        """What the ledger says of a failed row; `text` is ``"STAGE: why"``."""
+        stage, _, reason = text.partition(": ")
+        shard = int(self._shard[row])
+        name = self.shards[shard].name if shard >= 0 else None
+        return Failure(row, str(self.keys[row]), name, int(self._offset[row]), stage, reason)
+
+    @cached_property
+    def _shard(self) -> IntArray:
+        return self.column("shard")
+
+    @cached_property
+    def _offset(self) -> IntArray:
+        return self.column("offset")
+
+    def row_list(self) -> Rows:
+        """The whole list in memory, to read images with."""
+        return Rows(
+            keys=self.column("key").tolist(),
+            labels=self.column("label"),
+            shard=self.column("shard"),
+            offset=self.column("offset"),
+            length=self.column("length"),
+            shards=self.shards,
+            class_names=self.class_names,
+            source=self.source,
+        )
 
 
-def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_rows: int) -> None:
+def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_rows: int, *, extend: bool) -> None:
     """Store a row list; see :meth:`embedstore.Store.add_rows`."""
     layout.check_name("data set", dataset)
     layout.check_name("split", split)
@@ -81,67 +112,61 @@ def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_row
             raise UsageError(f"the name of image {key!r} is not UTF-8, and cannot be stored; rename it")
     path = f"datasets/{dataset}/{split}"
     stored = layout.committed(root, path, KIND)
-    if stored is not None:
-        _refuse_if_changed(Split(root, dataset, split, stored), stored, rows)
-        if stored["class_names"] is None and rows.class_names is not None:
-            # Names are no part of the rows; learning them later makes nothing that was embedded wrong.
-            layout.commit(layout.group_at(root, path), **{**stored, "class_names": list(rows.class_names)})
+    if stored is None:
+        group = root.require_group(path)
+        for name, (_, dtype, fill) in _columns(rows).items():
+            layout.create_array(
+                group, name, shape=(len(rows),), chunks=(block_rows,), dtype=dtype, dimensions=("row",), fill_value=fill
+            )
+        _write(group, rows, block_rows, 0, rows.class_names)
         return
-    group = root.require_group(path)
-    columns: dict[str, tuple[npt.NDArray[Any], Any, Any]] = {
+    there = Split(root, dataset, split, stored)
+    merged = merge_rows(there, rows, extend=extend)
+    if len(merged) > len(there):
+        earlier = [*there.earlier, there.fingerprint]
+        names = rows.class_names or there.class_names
+        unchanged = len(there) // there.block_rows
+        _write(layout.group_at(root, path), merged, there.block_rows, unchanged, names, earlier=earlier)
+    elif there.class_names is None and rows.class_names is not None:
+        # Names are no part of the rows; learning them later makes nothing that was embedded wrong.
+        layout.commit(layout.group_at(root, path), **{**stored, "class_names": list(rows.class_names)})
+
+
+def merge_rows(stored: Split, rows: Rows, *, extend: bool) -> Rows:
+    """See :meth:`embedstore.Store.merge_rows`."""
+    changes.refuse_other_names(stored.name, stored.class_names, rows.class_names)
+    if stored.fingerprint == rows.fingerprint():
+        return rows
+    return changes.merged(stored.name, stored.row_list(), rows, extend=extend)
+
+
+def _columns(rows: Rows) -> dict[str, tuple[npt.NDArray[Any], Any, Any]]:
+    """Values, dtype and fill value of every array of a row list."""
+    return {
         "key": (np.asarray(rows.keys, dtype=np.dtypes.StringDType()), str, ""),
         "label": (rows.labels, "int32", -1),
         "shard": (rows.shard, "int32", -1),
         "offset": (rows.offset, "int64", -1),
         "length": (rows.length, "int64", -1),
     }
-    for name, (values, dtype, fill) in columns.items():
-        array = layout.create_array(
-            group, name, shape=(len(rows),), chunks=(block_rows,), dtype=dtype, dimensions=("row",), fill_value=fill
-        )
-        array[:] = values
+
+
+def _write(
+    group: zarr.Group, rows: Rows, block_rows: int, first_block: int, names: tuple[str, ...] | None, **more: Any
+) -> None:
+    """Write a row list's blocks from `first_block` on, and declare the list complete."""
+    for name, (values, _, _) in _columns(rows).items():
+        array = layout.for_writing(layout.array_at(group, name))
+        layout.lengthen(array, len(rows))
+        array[first_block * block_rows :] = values[first_block * block_rows :]
     layout.commit(
         group,
         KIND,
         fingerprint=rows.fingerprint(),
         rows=len(rows),
         block_rows=block_rows,
-        class_names=None if rows.class_names is None else list(rows.class_names),
+        class_names=None if names is None else list(names),
         shards=[asdict(shard) for shard in rows.shards],
         source=rows.source,
+        **more,
     )
-
-
-def _refuse_if_changed(split: Split, stored: dict[str, Any], rows: Rows) -> None:
-    name = split.name
-    advice = "Extract it under another --dataset or --split name, or into another store"
-    if stored["fingerprint"] != rows.fingerprint():
-        shards = [asdict(shard) for shard in rows.shards]
-        changed = [
-            f"{old['name']} ({old['size']} bytes) is now {new['name']} ({new['size']} bytes)"
-            for old, new in zip(stored["shards"], shards, strict=False)
-            if old != new
-        ]
-        what = changed[0] if changed else _first_difference(split, rows)
-        raise FingerprintMismatch(f"the rows of {name} changed since they were stored: {what}. {advice}")
-    names = None if rows.class_names is None else list(rows.class_names)
-    if stored["class_names"] is not None and names is not None and stored["class_names"] != names:
-        raise FingerprintMismatch(
-            f"the class names of {name} changed since they were stored: {stored['class_names']} then, {names} now. "
-            f"{advice}"
-        )
-
-
-def _first_difference(split: Split, rows: Rows) -> str:
-    if len(split) != len(rows):
-        return f"{len(split)} rows then, {len(rows)} now"
-    for key, stored_key in zip(rows.keys, split.keys, strict=True):
-        if key != stored_key:
-            return f"{stored_key!r} was where {key!r} is now"
-    places = (("label", rows.labels), ("length", rows.length), ("offset", rows.offset), ("shard", rows.shard))
-    for column, now in places:
-        differs = np.flatnonzero(split.column(column) != now)
-        if len(differs):
-            row = differs[0]
-            return f"the {column} of {rows.keys[row]!r} was {split.column(column)[row]}, and is {now[row]} now"
-    return "their shards"

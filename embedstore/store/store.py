@@ -75,6 +75,14 @@ class Store:
             raise _unusable(location, error) from error
         return cls(_checked(root, location), str(location))
 
+    @classmethod
+    def find(cls, location: str | Path | ZarrStore) -> Store | None:
+        """The store at a location, for reading; None where there is none. Raises as :meth:`open` otherwise."""
+        try:
+            return cls.open(location)
+        except StoreNotFound:
+            return None
+
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
 
@@ -100,18 +108,35 @@ class Store:
             raise UnknownName("split", f"{dataset}/{split}", [f"{dataset}/{name}" for name in known[dataset]])
         return Split(self._root, dataset, split, content)
 
-    def add_rows(self, dataset: str, split: str, rows: Rows, *, block_rows: int = DEFAULT_BLOCK_ROWS) -> Split:
-        """Store the row list of one split; the same list again is a no-op.
+    def add_rows(
+        self, dataset: str, split: str, rows: Rows, *, block_rows: int = DEFAULT_BLOCK_ROWS, extend: bool = False
+    ) -> Split:
+        """Store the row list of one split; the same rows again, in any order, are a no-op.
 
-        `block_rows` applies to a new split only: a stored one keeps its own.
+        Parameters
+        ----------
+        block_rows : int
+            Of a new split; a stored one keeps its own.
+        extend : bool
+            Append the rows that the stored list does not have. Stored rows keep their numbers and finished blocks
+            their bytes; a last block that was short is pending again, and every model has the new rows pending.
 
         Raises
         ------
         FingerprintMismatch
-            If other rows or class names are stored under this name.
+            If stored rows are missing or other now, if class names are other ones, or if rows are new and not to be
+            appended.
         """
-        splits.write_rows(self._root, dataset, split, rows, block_rows)
-        return self.rows(dataset, split)
+        splits.write_rows(self._root, dataset, split, rows, block_rows, extend=extend)
+        stored = self.rows(dataset, split)
+        for model in self.models() if stored.earlier else ():
+            if layout.committed(self._root, images.path_of(model, dataset, split), images.KIND) is not None:
+                images.lengthen(self._root, model, stored)
+        return stored
+
+    def merge_rows(self, dataset: str, split: str, rows: Rows, *, extend: bool = False) -> Rows:
+        """The rows as :meth:`add_rows` would store them; it raises the same, and nothing is written."""
+        return splits.merge_rows(self.rows(dataset, split), rows, extend=extend)
 
     # Models -----------------------------------------------------------------------------------------------------------
 
@@ -194,6 +219,10 @@ class Store:
             raise NotAvailable(
                 f"{model} has not embedded {rows.name}; run `embedstore extract … --dataset {dataset} --split {split}` "
                 f"with that model"
+            )
+        if stored["rows"] in rows.earlier:
+            raise StoreCorrupt(
+                f"{rows.name} was being extended when that was stopped; run the same `embedstore extract` again"
             )
         for what, now in (("model", mark), ("rows", rows.fingerprint)):
             if stored[what] != now:
