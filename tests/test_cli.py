@@ -150,7 +150,7 @@ BAD = {
     ),
     "another dtype": (5, (*EXTRACT, "--dtype", "float32"), r"dtype: 'float16' against 'float32'"),
     "other classes": (5, (*EXTRACT, "--classes", "{tmp}/other.json"), r"class names of pets/train changed.*class 0 was 'cat', and is"),
-    "other rows": (5, (*EXTRACT, "--limit", "3"), r"21 of 24 images are missing now: .*dog"),
+    "other rows": (5, (*EXTRACT, "--limit", "3"), r"21 of 24 images are missing now: .*cat/3"),
     "captions from now on": (5, (*EXTRACT, "--captions"), r"extracted by fake without captions"),
     "a name that is a path": (2, (*EXTRACT, "--dataset", "../x"), r"cannot name a data set"),
     "one name for two models": (2, (*EXTRACT, "--model", "fake:x", "--name", "y"), r"--name renames one model"),

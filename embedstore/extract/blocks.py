@@ -113,7 +113,7 @@ class BlockRunner:
                 if self.batch_size == 1:
                     raise ModelUnavailable(f"there is no memory for one image: {_first_line(error)}") from error
                 self.batch_size //= 2
-                notes = (f"out of memory with {self.batch_size * 2} images at once; going on with {self.batch_size}",)
+                notes += (f"out of memory with {self.batch_size * 2} images at once; going on with {self.batch_size}",)
                 _empty_gpu_cache()
 
     def _round(self, blocks: Sequence[Block], progress: Callable[[int], None]) -> Iterator[BlockReport]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class RayCrew:
     def __init__(self, job: Job, address: str | None, devices: str) -> None:
         ray = _ray()
         if not ray.is_initialized():
+            _refuse_unreachable(address)
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=None)
             except (ConnectionError, ValueError) as error:
@@ -93,6 +95,18 @@ def _ray() -> Any:
     except ImportError as error:
         raise ModelUnavailable("--engine ray needs Ray: pip install 'embedstore[ray]'") from error
     return ray
+
+
+def _refuse_unreachable(address: str | None) -> None:
+    """Ray itself tries for minutes before it says that nobody is there."""
+    host, _, port = (address or "").rpartition(":")
+    if host.startswith("ray"):
+        raise UsageError(f"--address {address}: give the cluster's own address, HOST:6379, not that of a Ray client")
+    if port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise UsageError(f"there is no Ray cluster at {address}: {error}") from error
 
 
 def _size(resources: dict[str, float], nodes: int, devices: str) -> tuple[int, str]:

@@ -117,8 +117,8 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
                 if at_work[worker]:
                     crew.give(worker, at_work[worker])
                     idle.discard(worker)
-            if len(idle) == len(at_work):
-                break
+            if not rounds and not any(at_work.values()):
+                break  # whoever is still starting (a cluster may have no place for it any more) is not needed
             for worker, event in crew.events():
                 if isinstance(event, BlockReport):
                     at_work[worker].remove(event.block)

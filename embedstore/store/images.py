@@ -51,6 +51,16 @@ class Images:
         """``dataset/split``."""
         return self.rows.name
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Numbers a row in ``features`` and, where they are there, in ``projected`` and ``captions``."""
+        names = [name for name in ("features", "projected", "captions") if name in self._group]
+        return {name: layout.array_at(self._group, name).shape[1] for name in names}
+
+    def part(self, name: str, start: int, stop: int) -> FloatArray:
+        """(stop - start, width): rows ``[start, stop)`` of one of the arrays of :attr:`widths`, as it is stored."""
+        return layout.read(layout.array_at(self._group, name), slice(start, stop))
+
     @cached_property
     def status(self) -> npt.NDArray[np.uint8]:
         """(N,) uint8: 0 pending, 1 ok, 2 failed."""

@@ -175,8 +175,13 @@ def read(array: zarr.Array[Any], selection: slice = slice(None)) -> npt.NDArray[
 
 def read_whole(array: zarr.Array[Any], rows: int) -> npt.NDArray[Any]:
     """The first `rows` rows of an array that was written whole; a missing chunk raises :class:`StoreCorrupt` too."""
+    return read(whole(array, rows), slice(rows))
+
+
+def whole(array: zarr.Array[Any], rows: int) -> zarr.Array[Any]:
+    """The array itself, if no chunk of its first `rows` rows is missing; else :class:`StoreCorrupt`."""
     chunks = -(-rows // array.chunks[0])
     if array.nchunks_initialized < chunks:
         missing = chunks - array.nchunks_initialized
         raise StoreCorrupt(f"{missing} of {chunks} chunks of {array.path!r} are missing; restore them")
-    return read(array, slice(rows))
+    return array

@@ -44,6 +44,7 @@ class Split:
         self.class_names = None if names is None else tuple(names)
         self._rows: int = content["rows"]
         self._root = root
+        self._placed: tuple[int, list[npt.NDArray[Any]]] = (-1, [])
 
     def __len__(self) -> int:
         return self._rows
@@ -75,17 +76,19 @@ class Split:
     def failure(self, row: int, text: str) -> Failure:
         """What the ledger says of a failed row; `text` is ``"STAGE: why"``."""
         stage, _, reason = text.partition(": ")
-        shard = int(self._shard[row])
-        name = self.shards[shard].name if shard >= 0 else None
-        return Failure(row, str(self.keys[row]), name, int(self._offset[row]), stage, reason)
+        block, at = divmod(row, self.block_rows)
+        if self._placed[0] != block:  # one block at a time: there may be more keys than memory
+            rows = slice(block * self.block_rows, min((block + 1) * self.block_rows, len(self)))
+            self._placed = block, [layout.read(array, rows) for array in self._places]
+        keys, shards, offsets = self._placed[1]
+        name = self.shards[int(shards[at])].name if shards[at] >= 0 else None
+        return Failure(row, str(keys[at]), name, int(offsets[at]), stage, reason)
 
     @cached_property
-    def _shard(self) -> IntArray:
-        return self.column("shard")
-
-    @cached_property
-    def _offset(self) -> IntArray:
-        return self.column("offset")
+    def _places(self) -> list[zarr.Array[Any]]:
+        path = f"datasets/{self.name}"
+        names = ("key", "shard", "offset")
+        return [layout.whole(layout.array_at(self._root, f"{path}/{name}"), len(self)) for name in names]
 
     def row_list(self) -> Rows:
         """The whole list in memory, to read images with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from zarr.errors import ContainsArrayError
 
 from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreNotFound, UnknownName, UsageError
 from embedstore.records import FloatArray, Provenance, Result, Rows
-from embedstore.store import images, layout, results, splits, texts
+from embedstore.store import images, layout, results, splits, texts, verify
+from embedstore.store.damage import Problem, survey
 from embedstore.store.images import Images, ImageWriter
 from embedstore.store.splits import Split
 
@@ -320,6 +321,49 @@ class Store:
     def results(self) -> Iterator[Result]:
         """Every stored result, oldest first; its scores and weights are read when looked up."""
         return results.read_all(self._root)
+
+    # Soundness --------------------------------------------------------------------------------------------------------
+
+    def verify(
+        self,
+        *,
+        models: Sequence[str] = (),
+        dataset: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Problem]:
+        """Read every chunk of the store, and yield what breaks a promise of docs/format.md.
+
+        In memory are one block of one array, eight bytes for each row of a split and the names of an array's chunks.
+
+        Parameters
+        ----------
+        models : sequence of str
+            Only these; all if empty.
+        dataset : str, optional
+            Only this data set.
+        progress : callable, optional
+            Called with the rows (of row lists and of embeddings) read since the last call, and all there are to read.
+
+        Raises
+        ------
+        OSError
+            The store cannot be read just now. That is no damage.
+        """
+        return verify.verify(self._root, models, dataset, progress)
+
+    def forget_damaged(self, problems: Iterable[Problem]) -> dict[str, list[tuple[int, int, int]]]:
+        """Make the damaged blocks pending again, so that embedding them again mends them; touch nothing else.
+
+        Returns
+        -------
+        dict of str to list of (int, int, int)
+            Number, first row and last row + 1 of the blocks, by the path of the embeddings they belong to.
+        """
+        return verify.repair(self._root, problems)
+
+    def leftovers(self) -> int:
+        """How many temporary files killed writers left behind; every reader passes over them."""
+        return survey(self._root, lambda path: False).leftovers
 
 
 def _zarr_location(location: str | Path | ZarrStore) -> str | ZarrStore:
