@@ -55,7 +55,8 @@ def merged(name: str, stored: Rows, now: Rows, *, extend: bool) -> Rows:
             raise _changed(name, f"the {column} of {stored.keys[row]!r} {values}{more}")
     new = np.setdiff1d(np.arange(len(now)), old)
     if len(new) and not extend:
-        what = f"{len(new):,} images are new: {_some([now.keys[row] for row in new[: _MOST_NAMES + 1]])}"
+        verb = "image is" if len(new) == 1 else "images are"
+        what = f"{len(new):,} {verb} new: {_some([now.keys[row] for row in new[: _MOST_NAMES + 1]])}"
         raise _changed(name, what, "Append them with --extend, or extract under another --dataset or --split name")
     order = np.concatenate([old, new])
     return Rows(
