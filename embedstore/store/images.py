@@ -82,7 +82,7 @@ class Images:
 
     def _reasons(self, start: int, stop: int) -> list[str]:
         if "failure" not in self._group:
-            return ["read: not recorded by embedstore 0.1"] * (stop - start)
+            return ["read: not recorded by the early version that wrote this"] * (stop - start)
         return [str(text) for text in layout.read(layout.array_at(self._group, "failure"), slice(start, stop))]
 
     @property
@@ -246,7 +246,7 @@ def create(
             f"{rows.name} was extracted by {provenance.name} {'without' if captions else 'with'} captions; repeat that "
             f"choice, or use another --dataset name"
         )
-    if f"{path}/failure" not in root:  # a store of version 0.1 has no reasons
+    if f"{path}/failure" not in root:  # written by an early version
         _over_rows(layout.group_at(root, path), "failure", rows, str, "", sparse=True)
     return ImageWriter(root, provenance, rows)
 
