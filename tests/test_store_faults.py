@@ -14,7 +14,7 @@ from zarr.storage import MemoryStore
 
 from embedstore.errors import StoreCorrupt, StoreNotFound, UsageError
 from embedstore.records import Result
-from embedstore.store import Store
+from embedstore.store import Store, layout
 
 MODEL = "Tiny/golden"
 
@@ -86,6 +86,26 @@ def test_a_second_creator_keeps_what_the_first_has_written() -> None:
     group = json.loads(committed.to_bytes()) | {"attributes": {}}
     memory._store_dict[node] = type(committed).from_bytes(json.dumps(group).encode())
     assert [block for block, _, _ in store.image_writer(MODEL, split).pending()] == [1, 2]
+
+
+def test_a_second_creator_that_looked_before_the_first_wrote_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.create(MemoryStore())
+    split = store.add_rows("pets", "train", ROWS, block_rows=2)
+    store.add_model(PROVENANCE, None)
+    there, looked = layout.node_at, []
+
+    def overtaken(parent: zarr.Group, path: str) -> zarr.Group | zarr.Array | None:
+        """What the second finds before it creates its first array; the first then does a whole block."""
+        found = there(parent, path)
+        if path == "features" and not looked:
+            looked.append(path)
+            store.image_writer(MODEL, split).write(0, 2, np.ones(2, np.uint8), features=np.ones((2, 3)))
+        return found
+
+    monkeypatch.setattr(layout, "node_at", overtaken)
+    assert [block for block, _, _ in store.image_writer(MODEL, split).pending()] == [1, 2]
+    assert looked
+    assert store.images(MODEL, "pets", "train").features[:2].tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
 def test_a_beginning_with_captions_that_was_killed_leaves_none(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.errors import ContainsArrayError
 
 from embedstore.errors import StoreCorrupt, UsageError
 
@@ -70,18 +71,30 @@ def create_array(
     there = node_at(parent, name)
     if isinstance(there, zarr.Array) and (there.shape, there.chunks, there.dtype) == form:
         return for_writing(there, sparse=sparse)
-    return parent.create_array(
-        name,
-        shape=form[0],
-        chunks=form[1],
-        dtype=dtype,
-        fill_value=fill_value,
-        compressors=[Crc32cCodec()],
-        filters=None,
-        dimension_names=tuple(dimensions),
-        overwrite=True,
-        config={"write_empty_chunks": not sparse},
-    )
+    try:
+        return parent.create_array(
+            name,
+            shape=form[0],
+            chunks=form[1],
+            dtype=dtype,
+            fill_value=fill_value,
+            compressors=[Crc32cCodec()],
+            filters=None,
+            dimension_names=tuple(dimensions),
+            overwrite=there is not None,  # overwriting removes chunks: never those of somebody who has just come before
+            config={"write_empty_chunks": not sparse},
+        )
+    except ContainsArrayError:
+        return create_array(
+            parent,
+            name,
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            dimensions=dimensions,
+            fill_value=fill_value,
+            sparse=sparse,
+        )
 
 
 def for_writing(array: zarr.Array[Any], *, sparse: bool = False) -> zarr.Array[Any]:
