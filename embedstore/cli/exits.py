@@ -59,15 +59,18 @@ class _Failure(click.ClickException):
 
 
 @contextmanager
-def stoppable(ctx: click.Context) -> Iterator[None]:
-    """End with exit code 75 on SIGINT or SIGTERM: what is finished is in the store, the same command resumes."""
+def stoppable() -> Iterator[None]:
+    """Around a command, or as its decorator: SIGINT or SIGTERM ends it with exit code 75.
+
+    What is finished is in the store, and the same command resumes.
+    """
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
     try:
         yield
     except KeyboardInterrupt:
         click.echo("Stopped. Finished blocks are in the store; run the same command again to resume.", err=True)
-        ctx.exit(STOPPED)
+        click.get_current_context().exit(STOPPED)
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)

@@ -106,6 +106,7 @@ from embedstore.cli.options import json_option, models_help, quiet_option, store
 @verbose_option
 @quiet_option
 @click.pass_context
+@stoppable()
 def extract(
     ctx: click.Context,
     source: str,
@@ -153,6 +154,7 @@ def extract(
     from embedstore.encoders import load_encoder, parse_model
     from embedstore.extract import BlockRunner, embed_blocks, embed_texts, list_rows
     from embedstore.extract.engines import choose_engine
+    from embedstore.extract.local import devices_of
     from embedstore.extract.plan import make_plan
     from embedstore.extract.schedule import share_of
     from embedstore.prompts import TEMPLATES
@@ -169,6 +171,8 @@ def extract(
         raise errors.UsageError("--name renames one model; give one --model with it")
     if device is not None and (devices is not None or engine == "ray"):
         raise errors.UsageError("--device is for one process in this one's place; leave it out with --devices or ray")
+    if devices is not None and engine == "local":
+        devices_of(devices)
     index, of, found_in = share_of(share, os.environ)
     allowed_failures(max_failures, 0)
     out = console.human(quiet=quiet, as_json=as_json)
@@ -177,47 +181,46 @@ def extract(
     listing: dict[str, Any] = {"limit": limit, "block_rows": block_rows, "extend": extend}
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "captions": captions}
     made: list[Any] = []
-    with stoppable(ctx):
-        images = open_source(
-            source,
-            dataset=dataset,
-            split=split,
-            classes=classes,
-            **({"allow_commands": True} if allow_commands else {}),
-        )
-        out.print(f"Loading {models[0]}", markup=False)
-        # Rows are fixed for good once they are listed, so nothing is listed for a model that cannot be had.
-        encoder = load(models[0])
-        store = Store.find(location) if dry_run else Store.create(location)
-        if store is None or dry_run:
-            for model in models:
-                encoder = encoder if model == models[0] else load(model)
-                made.append(make_plan(store, encoder, images, devices=devices, **listing, **loading))
-                console.print_plan(out, made[-1], price_per_hour)
-        else:
-            stored = list_rows(store, images, **listing)
-            names = stored.class_names
-            out.print(f"{stored.name}: {len(stored):,} images, {len(names) if names else 'no'} class names")
-            if found_in is not None:
-                out.print(f"Share {index} of {of}, from {found_in}: the blocks of other shares stay pending here")
-            for model in models:
-                encoder = encoder if model == models[0] else load(model)
-                store.add_model(encoder.provenance, encoder.projection)
-                if names and encoder.has_text:
-                    embed_texts(store, encoder, stored.dataset, names, templates)
-                runner = BlockRunner(store, encoder, images, stored, stop_on_error=on_error == "stop", **loading)
-                with console.progress(out, f"{stored.name} · {encoder.provenance.name}") as advance:
-                    outcome = embed_blocks(
-                        store,
-                        runner.writer,
-                        choose_engine(runner, location, model, engine=engine, devices=devices, address=address),
-                        share=(index, of),
-                        retry_failed=retry_failed,
-                        max_failures=allowed_failures(max_failures, len(stored)),
-                        progress=advance,
-                    )
-                console.print_outcome(out, outcome, verbose=verbose)
-                made.append(outcome)
+    images = open_source(
+        source,
+        dataset=dataset,
+        split=split,
+        classes=classes,
+        **({"allow_commands": True} if allow_commands else {}),
+    )
+    out.print(f"Loading {models[0]}", markup=False)
+    # Rows are fixed for good once they are listed, so nothing is listed for a model that cannot be had.
+    encoder = load(models[0])
+    store = Store.find(location) if dry_run else Store.create(location)
+    if store is None or dry_run:
+        for model in models:
+            encoder = encoder if model == models[0] else load(model)
+            made.append(make_plan(store, encoder, images, devices=devices, **listing, **loading))
+            console.print_plan(out, made[-1], price_per_hour)
+    else:
+        stored = list_rows(store, images, **listing)
+        names = stored.class_names
+        out.print(f"{stored.name}: {len(stored):,} images, {len(names) if names else 'no'} class names")
+        if found_in is not None:
+            out.print(f"Share {index} of {of}, from {found_in}: the blocks of other shares stay pending here")
+        for model in models:
+            encoder = encoder if model == models[0] else load(model)
+            store.add_model(encoder.provenance, encoder.projection)
+            if names and encoder.has_text:
+                embed_texts(store, encoder, stored.dataset, names, templates)
+            runner = BlockRunner(store, encoder, images, stored, stop_on_error=on_error == "stop", **loading)
+            with console.progress(out, f"{stored.name} · {encoder.provenance.name}") as advance:
+                outcome = embed_blocks(
+                    store,
+                    runner.writer,
+                    choose_engine(runner, location, model, engine=engine, devices=devices, address=address),
+                    share=(index, of),
+                    retry_failed=retry_failed,
+                    max_failures=allowed_failures(max_failures, len(stored)),
+                    progress=advance,
+                )
+            console.print_outcome(out, outcome, verbose=verbose)
+            made.append(outcome)
     if as_json:
         click.echo(json.dumps([asdict(one) for one in made]))
     if not dry_run and any(outcome.failed for outcome in made):
