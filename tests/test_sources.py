@@ -265,8 +265,41 @@ def test_a_shard_that_changed_is_refused(shards: Path) -> None:
 def test_rows_of_other_shards_are_refused(shards: Path) -> None:
     rows = open_source(str(shards)).scan()
     other = open_source(str(shards / "train-{002,001}.tar"))
-    with pytest.raises(SourceError, match=r"shard 0 = 'train-000\.tar', which .* does not have in that place"):
+    with pytest.raises(
+        SourceError, match=r"shard 0 = 'train-000\.tar', which .* does not have\. Give the source that was scanned"
+    ):
         list(other.read(rows, 0, 1))
+
+
+def test_shards_are_found_by_their_names(shards: Path) -> None:
+    # A stored row list grows at its end, though the new shard may come first in the folder.
+    late_first = open_source(str(shards / "train-{002,000,001}.tar")).scan()
+    expected = [
+        payload
+        for i in (2, 0, 1)
+        for payload in open_source(str(shards / f"train-00{i}.tar")).read(
+            open_source(str(shards / f"train-00{i}.tar")).scan(), 0, 4
+        )
+    ]
+    source = open_source(str(shards))
+    assert [shard.name[6:9] for shard in source.scan().shards] == ["000", "001", "002"]
+    assert list(source.read(late_first, 0, 12)) == expected
+    assert list(source.read(late_first, 3, 9)) == expected[3:9]
+    (shards / "train-001.tar").write_bytes(tar_bytes([("x.jpg", b"1"), ("x.txt", b"other")]))
+    assert list(source.captions(late_first, 0, 8, "txt")) == [f"caption ü {i}" for i in range(4)] * 2
+    with pytest.raises(SourceError, match=r"train-001\.tar has changed"):
+        list(source.captions(late_first, 8, 9, "txt"))
+
+
+def test_two_shards_of_one_name_are_told_apart_by_their_places_only(shards: Path) -> None:
+    (shards / "more").mkdir()
+    (shards / "more" / "train-000.tar").write_bytes(tar_bytes(simple("m-", 4)))
+    both = open_source(str(shards / "{more/,}train-000.tar"), dataset="x")
+    rows = both.scan()
+    assert [payload[:8] for payload in both.read(rows, 0, 8)][::4] == [b"image m-", b"image 0-"]
+    three = open_source(str(shards / "{train-002,more/train-000,train-000}.tar"), dataset="x")
+    with pytest.raises(SourceError, match=r"shard 0 = 'train-000\.tar', which .* has several of"):
+        list(three.read(rows, 0, 1))
 
 
 def test_shards_come_in_written_order_for_braces_and_sorted_for_globs(shards: Path) -> None:
@@ -471,8 +504,12 @@ def test_compressed_tars(tmp_path: Path) -> None:
     ("spec", "error", "message"),
     [
         ("", UsageError, "no source given"),
-        ("pipe:curl -s http://u:pw@h/x.tar", UsageError, "pipe: … runs a command, and a source is never run"),
+        ("pipe:curl -s http://u:pw@h/x.tar", UsageError, r"pipe: … runs a command, .* with --allow-commands"),
         ("cat x.tar |", UsageError, "runs a command"),
+        ("reference://x.json", UsageError, "reference: lets one file say which others are read"),
+        ("zip://x.tar::reference://::s3://bucket/x.json", UsageError, "reference: lets one file"),
+        ("https://u:p/w@host/x.tar", UsageError, r"https://host/x\.tar: a / in the URL's user or password .* as %2F"),
+        ("s3://KEY:SECRET@bucket/x.tar", UsageError, r"s3://bucket/x\.tar: user and password .* AWS_ACCESS_KEY_ID"),
         ("zzz://bucket/x.tar", UsageError, "cannot understand zzz://bucket/x.tar: Protocol not known: zzz"),
         ("TMP/nothing.tar", SourceError, r"nothing at .*/nothing\.tar"),
         ("TMP/nothing-{0..9}.tar", SourceError, r"nothing at .*nothing-2\.tar and 7 more \(looked for .*\{0\.\.9\}"),
@@ -497,11 +534,17 @@ def test_secrets_are_hidden() -> None:
     assert redact(url) == "https://host/set/x.tar"
     assert redact("s3://bucket/a@1/x.tar") == "s3://bucket/a@1/x.tar"
     assert redact("odd?name#1.tar") == "odd?name#1.tar"
+    assert redact("s3://KEY:SEC/RET@bucket/a@1/x.tar") == "s3://bucket/a@1/x.tar"
+    assert redact("http://host:8080/a@1/x.tar") == "http://host:8080/a@1/x.tar"
+    assert scrub("bad <X object at 0x7f00abc0>") == "bad <X object>"
     assert scrub(f"404 for url='{url}'") == "404 for url='https://host/set/x.tar'"
     with pytest.raises(SourceError) as caught, border("x.tar"):
         raise RuntimeError(f"403 for {url}")
     assert str(caught.value) == "cannot read x.tar: RuntimeError: 403 for https://host/set/x.tar"
     assert caught.value.__cause__ is None
+    with pytest.raises(SourceError) as caught, border("x.tar"):
+        raise RuntimeError("failed") from OSError(f"403 for {url}")
+    assert caught.value.__cause__ is None, "a cause of the cause would be printed too"
 
 
 def test_secrets_are_hidden_in_sources(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,13 +181,7 @@ def extract(
     listing: dict[str, Any] = {"limit": limit, "block_rows": block_rows, "extend": extend}
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "captions": captions}
     made: list[Any] = []
-    images = open_source(
-        source,
-        dataset=dataset,
-        split=split,
-        classes=classes,
-        **({"allow_commands": True} if allow_commands else {}),
-    )
+    images = open_source(source, dataset=dataset, split=split, classes=classes, allow_commands=allow_commands)
     out.print(f"Loading {models[0]}", markup=False)
     # Rows are fixed for good once they are listed, so nothing is listed for a model that cannot be had.
     encoder = load(models[0])

@@ -8,16 +8,15 @@ for payload in source.read(rows, 0, 100):
 
 from __future__ import annotations
 
-import re
-
 from embedstore.errors import SourceError, UsageError
 from embedstore.sources.base import Payload, Source
 from embedstore.sources.classes import read_classes
+from embedstore.sources.commands import PIPE, open_commands
 from embedstore.sources.folders import open_folder
 from embedstore.sources.images import decode
 from embedstore.sources.naming import choices, known_split, same_split
-from embedstore.sources.places import FileSystem, base_name, border, entries, locate, redact, refuse_commands
-from embedstore.sources.tars import open_tars
+from embedstore.sources.places import FileSystem, base_name, border, entries, expand, locate, redact, refuse_commands
+from embedstore.sources.shards import open_tars
 from embedstore.sources.vision import PREFIX, open_vision
 
 __all__ = ["Payload", "Source", "decode", "open_source", "read_classes"]
@@ -27,11 +26,15 @@ _FORMS = (
     " shards or of images, or torchvision:NAME"
 )
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-_MOST_SHARDS = 100_000
 
 
 def open_source(
-    spec: str, *, dataset: str | None = None, split: str | None = None, classes: str | None = None
+    spec: str,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    classes: str | None = None,
+    allow_commands: bool = False,
 ) -> Source:
     """Find out what ``spec`` means, and return the source that reads it. No image is read.
 
@@ -48,6 +51,9 @@ def open_source(
         A file of class names in label order, see :func:`read_classes`. Sub-folders are found in it by their names, or
         taken in sorted order where none of them is in it (WordNet ids). By default ``classes.json`` beside the shards,
         or the names of the sub-folders, or what torchvision says.
+    allow_commands : bool
+        Whether ``pipe:COMMAND`` may be a source: the command is run by the shell, and what it writes is a shard. Braces
+        stand for several commands. Only for specs that the user wrote: a command can do whatever the user can.
 
     Returns
     -------
@@ -56,7 +62,7 @@ def open_source(
     Raises
     ------
     UsageError
-        The spec is no source, would run a command, or leaves open which split is meant.
+        The spec is no source, would run a command without leave, or leaves open which split is meant.
     UnknownName
         A torchvision data set that does not exist or has no class indices.
     SourceError
@@ -66,8 +72,11 @@ def open_source(
         raise UsageError(f"no source given; give {_FORMS}")
     if spec.startswith(PREFIX):
         return open_vision(spec, dataset=dataset, split=split, classes=classes)
+    if allow_commands and spec.startswith(PIPE):
+        return open_commands(spec, dataset=dataset, split=split, classes=classes)
     refuse_commands(spec)
     fs, path = locate(spec)
+    fs.invalidate_cache()  # what was listed earlier in this process may be out of date
     if _there(fs, path):
         # A name that exists is meant as it stands, whatever braces or brackets it has.
         if not fs.isdir(path):
@@ -93,7 +102,7 @@ def _tar(path: str) -> str:
 
 def _expanded(spec: str, fs: FileSystem, path: str) -> tuple[list[str], bool]:
     """Paths that a range or a glob stands for, and whether they were found (globbed) rather than written."""
-    written = _braces(path) if "{" in path else [path]
+    written = expand(path, redact(path)) if "{" in path else [path]
     paths: list[str] = []
     missing: list[str] = []
     globbed = False
@@ -109,23 +118,6 @@ def _expanded(spec: str, fs: FileSystem, path: str) -> tuple[list[str], bool]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SourceError(f"nothing at {', '.join(missing[:3])}{more} (looked for {redact(spec)}). Give {_FORMS}")
     return paths, globbed
-
-
-def _braces(path: str) -> list[str]:
-    import itertools
-
-    import braceexpand
-
-    # braceexpand writes out each range before anything else, so a mistyped one would fill the memory.
-    spans = [abs(int(last) - int(first)) for first, last in re.findall(r"(-?\d+)\.\.(-?\d+)", path)]
-    too_many = max(spans, default=0) > _MOST_SHARDS
-    try:
-        paths = [] if too_many else list(itertools.islice(braceexpand.braceexpand(path), _MOST_SHARDS + 1))
-    except ValueError as exc:
-        raise UsageError(f"cannot expand the braces of {redact(path)}: {exc}") from exc
-    if too_many or len(paths) > _MOST_SHARDS:
-        raise UsageError(f"{redact(path)} stands for more than {_MOST_SHARDS} shards; is a range mistyped?")
-    return paths
 
 
 def _open_directory(

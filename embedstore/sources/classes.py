@@ -8,6 +8,8 @@ import os
 from embedstore.errors import SourceError
 from embedstore.sources.places import FileSystem, border, locate, redact
 
+_MOST_BYTES = 16 << 20  # ImageNet-21k with all its synonyms takes one of them
+
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read class names in label order.
@@ -37,7 +39,9 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
 def read_classes_at(fs: FileSystem, place: str, shown: str) -> tuple[str, ...]:
     """:func:`read_classes` for a file system already at hand; messages call the file ``shown``."""
     with border(f"class names from {shown}"), fs.open(place, "rb") as file:
-        raw: bytes = file.read()
+        raw: bytes = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise SourceError(f"{shown}: more than {_MOST_BYTES >> 20} MiB; that is no list of class names")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -75,7 +79,7 @@ def _checked(names: list[object] | list[str], shown: str) -> tuple[str, ...]:
         if not name.strip():
             raise SourceError(f"{shown}: class {label} has an empty name; every label needs one, in order")
         # Neither can go into a store's JSON and out to a terminal unharmed.
-        if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in name):
+        if any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in name):
             raise SourceError(f"{shown}: class {label} holds a control character or half a surrogate: {name[:60]!a}")
         checked.append(name)
     return tuple(checked)

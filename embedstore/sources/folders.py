@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,9 +13,10 @@ from embedstore.errors import ImageError, SourceError, UsageError
 from embedstore.records import Rows
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import read_classes
-from embedstore.sources.images import IMAGE_EXTENSIONS
+from embedstore.sources.images import IMAGE_EXTENSIONS, MOST_BYTES, too_large
 from embedstore.sources.naming import DEFAULT_SPLIT, check_name, choices, directory_names
-from embedstore.sources.places import FILE_ERRORS, FileSystem, base_name, border, entries, locate, redact, unreadable
+from embedstore.sources.places import FileSystem, base_name, border, entries, locate, own_fault, redact
+from embedstore.sources.reading import files
 
 
 class FolderSource:
@@ -61,6 +63,7 @@ class FolderSource:
             Images lie both at the top and in sub-folders, so the layout is neither of the two.
         """
         fs, _ = locate(self._spec)
+        fs.invalidate_cache()  # what was listed earlier in this process may be out of date
         shown = redact(self._root)
         sizes = _images_below(fs, self._root)
         if not sizes:
@@ -98,20 +101,38 @@ class FolderSource:
         )
 
     def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
-        """Yield each row's file; an ImageError for one that is gone, is locked or has another size than when listed."""
-        fs, _ = locate(self._spec)
-        for row in range(*slice(start, stop).indices(len(rows))):
-            yield self._image(fs, rows.keys[row], int(rows.length[row]))
+        """Yield each row's file; an ImageError for one that is gone, is locked or has another size than when listed.
 
-    def _image(self, fs: FileSystem, key: str, length: int) -> Payload:
-        with border(f"{redact(self._root)}/{key}"):
-            try:
-                data = _read(fs, f"{self._root}/{key}")
-            except FILE_ERRORS as exc:
-                return ImageError(unreadable(key, exc))
+        On object storage, as many files as a batch has are fetched at once.
+        """
+        fs, _ = locate(self._spec)
+        wanted = range(*slice(start, stop).indices(len(rows)))
+        refused = {row: reason for row in wanted if (reason := _refusal(rows.keys[row], int(rows.length[row])))}
+        asked = [row for row in wanted if row not in refused]
+        found = files(fs, [f"{self._root}/{rows.keys[row]}" for row in asked], [int(rows.length[row]) for row in asked])
+        for row in wanted:
+            if row in refused:
+                yield ImageError(refused[row])
+            else:
+                yield self._image(fs, rows.keys[row], int(rows.length[row]), next(found))
+
+    def _image(self, fs: FileSystem, key: str, length: int, data: bytes | OSError) -> Payload:
+        if isinstance(data, OSError):
+            self._check_root(fs)
+            return ImageError(f"cannot read {key}: {own_fault(data)}")
         if len(data) != length:
-            return ImageError(f"{key} has changed since it was listed: {length} bytes then, {len(data)} now")
+            more = len(data) > length and fs.async_impl  # of a longer file, one byte more was fetched
+            now = f"more than {length}" if more else str(len(data))
+            return ImageError(f"{key} has changed since it was listed: {length} bytes then, {now} now")
         return data
+
+    def _check_root(self, fs: FileSystem) -> None:
+        """Raise SourceError where the whole folder cannot be had: an object store says of a file that it is forbidden,
+        or not there, when the credentials have expired or the bucket is gone, and that is no fault of the images.
+        """
+        with border(redact(self._root)):
+            fs.invalidate_cache()
+            fs.info(self._root)
 
     def captions(self, rows: Rows, start: int, stop: int, extension: str) -> Iterator[str | None]:
         """Yield the text of each image's sibling with the same stem and ``.<extension>``.
@@ -119,10 +140,30 @@ class FolderSource:
         Bytes that are not UTF-8 become U+FFFD.
         """
         fs, _ = locate(self._spec)
-        for row in range(*slice(start, stop).indices(len(rows))):
-            name = f"{os.path.splitext(rows.keys[row])[0]}.{extension.removeprefix('.')}"
-            raw = _read_if_there(fs, f"{self._root}/{name}", name)
-            yield None if raw is None else raw.decode("utf-8", errors="replace")
+        suffix = extension.removeprefix(".")
+        names = [
+            f"{os.path.splitext(rows.keys[row])[0]}.{suffix}" for row in range(*slice(start, stop).indices(len(rows)))
+        ]
+        for name in names:
+            if not _inside(name):
+                raise SourceError(f"caption {name!r} would lie outside of {redact(self._root)}; it is not read")
+        found = files(fs, [f"{self._root}/{name}" for name in names], [-1] * len(names))
+        for name, raw in zip(names, found, strict=True):
+            if isinstance(raw, PermissionError):
+                raise SourceError(f"cannot read {name}: {own_fault(raw)}")
+            yield None if isinstance(raw, OSError) else raw.decode("utf-8", errors="replace")
+
+
+def _inside(key: str) -> bool:
+    """Whether a key stays inside its folder. Listed ones do; rows may come from a store that somebody else wrote."""
+    return not (key.startswith("/") or {"", ".", ".."} & set(re.split(r"[/\\]", key)) or "\0" in key)
+
+
+def _refusal(key: str, length: int) -> str | None:
+    """Why a file is not even opened; None where it is."""
+    if not _inside(key):
+        return f"{key!r} would lie outside of the folder; it is not read"
+    return None if length <= MOST_BYTES else f"{key}: {too_large(length)}"
 
 
 def _labels(folders: list[str], names: tuple[str, ...] | None, shown: str) -> dict[str, int]:
@@ -151,20 +192,6 @@ def _labels(folders: list[str], names: tuple[str, ...] | None, shown: str) -> di
         )
     label_of = {name: label for label, name in enumerate(names)}
     return {folder: label_of[folder] for folder in folders}
-
-
-def _read(fs: FileSystem, path: str) -> bytes:
-    with fs.open(path, "rb") as file:
-        data: bytes = file.read()
-    return data
-
-
-def _read_if_there(fs: FileSystem, path: str, name: str) -> bytes | None:
-    with border(name):
-        try:
-            return _read(fs, path)
-        except (FileNotFoundError, IsADirectoryError):
-            return None
 
 
 def _directory_and_name(key: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from embedstore.errors import ImageError
 from embedstore.sources.base import Payload
+from embedstore.sources.places import scrub
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +36,20 @@ IMAGE_EXTENSIONS = (
 # Pillow's decoders that may run, by its names. Not all of them: opening an EPS, for one, starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
+# Of the file, not the pixels. More is no photograph, whatever it is called, and would be read into memory whole.
+MOST_BYTES = 1 << 30
+
 _ORIENTATION = 0x0112  # the EXIF tag
+
+
+def readable(length: int) -> bool:
+    """Whether a file of so many bytes can be an image at all."""
+    return 0 <= length <= MOST_BYTES
+
+
+def too_large(length: int) -> str:
+    """Why a file that is not :func:`readable` is not read."""
+    return f"not read: {length} bytes, and an image has at most {MOST_BYTES}"
 
 
 def decode(payload: Payload) -> Image.Image:
@@ -149,4 +163,4 @@ def _reason(exc: Exception, payload: bytes | Image.Image) -> str:
         return f"not an image in a format that is read ({size}, starts with {payload[:16]!r})"
     if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too many pixels, perhaps a decompression bomb ({size}): {exc}"
-    return f"cannot be decoded ({size}): {type(exc).__name__}: {exc}"
+    return f"cannot be decoded ({size}): {type(exc).__name__}: {scrub(str(exc))}"

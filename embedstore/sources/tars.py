@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -10,24 +11,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from embedstore.errors import ImageError, SourceError, UsageError
+from embedstore.errors import ImageError, SourceError
 from embedstore.records import Rows, Shard
 from embedstore.sources.base import Payload
-from embedstore.sources.classes import check_label, read_classes, read_classes_at
-from embedstore.sources.images import IMAGE_EXTENSIONS
-from embedstore.sources.naming import (
-    DEFAULT_SPLIT,
-    check_name,
-    choices,
-    directory_names,
-    known_split,
-    safe_name,
-    same_split,
-    shard_group,
-)
-from embedstore.sources.places import base_name, border, locate, parent, redact
+from embedstore.sources.classes import check_label
+from embedstore.sources.images import IMAGE_EXTENSIONS, readable, too_large
+from embedstore.sources.naming import choices
+from embedstore.sources.places import FileSystem, base_name, border, locate, redact
+from embedstore.sources.reading import Fetch, ranges, size_of, spans
 from embedstore.sources.tarindex import Member, Sample, image_member, members, samples
 
+CAPTION_BYTES = 1 << 20  # a thousand times what any text tower reads
 _LABEL_BYTES = 64  # a longer .cls is no integer; it is not worth reading to say so
 
 
@@ -52,15 +46,17 @@ class TarSource:
         self._spec = spec
         self._paths = tuple(paths)
         self._class_names = class_names
-        # Of the shard whose captions were asked for last: its path, the extension, and where they lie.
-        self._captions: tuple[str, str, dict[str, Member]] | None = None
+        # Of the shard whose captions were asked for last: its path, the extension, and the texts by key.
+        self._captions: tuple[str, str, dict[str, str]] | None = None
+        self._sure: set[str] = set()  # remote shards that this process knows to be the ones that were listed
+        self._by_name: dict[str, list[str]] | None = None
 
     def __repr__(self) -> str:
         return f"<TarSource {redact(self._spec)}: {self.dataset}/{self.split}, {len(self._paths)} shard(s)>"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the caption index behind: it can be large and is quickly made again."""
-        return {**self.__dict__, "_captions": None}
+        """Leave behind what this process knows; the captions can be many, and all of it is quickly made again."""
+        return {**self.__dict__, "_captions": None, "_sure": set(), "_by_name": None}
 
     def scan(self) -> Rows:
         """List one row per sample, image or not, from the shards' headers and their ``.cls`` members.
@@ -75,69 +71,96 @@ class TarSource:
         for path in self._paths:
             with self._open(path) as file:
                 size = file.seek(0, 2)
-                table.begin(Shard(base_name(path), size))
-                for key, sample in samples(members(file, base_name(path)), base_name(path)):
+                table.begin(Shard(self._name(path), size))
+                for key, sample in samples(members(file, self._name(path)), self._name(path)):
                     table.add(key, sample, file)
         return table.rows(redact(self._spec))
 
     def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
-        """Yield each row's image bytes; each shard is opened once for each run of its rows."""
+        """Yield each row's image bytes; neighbouring images of a shard come in one read, at most 32 MB or one image."""
         for number, run in _runs(rows, start, stop):
-            with self._open_checked(rows, number) as file:
-                for row in run:
-                    yield self._image(file, rows, row)
+            with self._checked(rows, number) as (fetch, _):
+                for first, last, piece in spans(rows, run):
+                    if last > rows.shards[number].size:
+                        raise _beyond(rows, number, piece)
+                    data = fetch(first, last) if first >= 0 else b""
+                    for row in piece:
+                        yield _image(rows, row, data, first)
 
     def captions(self, rows: Rows, start: int, stop: int, extension: str) -> Iterator[str | None]:
-        """Yield the text of each row's ``KEY.<extension>`` member; the shard's headers are read once.
+        """Yield the text of each row's ``KEY.<extension>`` member; each shard is gone through once for all of them.
 
         Bytes that are not UTF-8 become U+FFFD.
         """
         suffix = extension.lower().removeprefix(".")
         for number, run in _runs(rows, start, stop):
-            with self._open_checked(rows, number) as file:
-                where = self._caption_index(file, self._paths[number], suffix)
-                for row in run:
-                    member = where.get(rows.keys[row])
-                    yield None if member is None else _text(file, member, base_name(self._paths[number]))
+            with self._checked(rows, number) as (_, path):
+                texts = self._texts(path, suffix)
+                yield from (texts.get(rows.keys[row]) for row in run)
+
+    def _files(self) -> FileSystem:
+        return locate(self._spec)[0]
+
+    def _name(self, path: str) -> str:
+        return base_name(path)
+
+    def _shown(self, path: str) -> str:
+        return redact(path)
 
     def _open(self, path: str) -> IO[bytes]:
-        fs, _ = locate(self._spec)
-        with border(redact(path)):
+        fs = self._files()
+        with border(self._shown(path)):
             file: IO[bytes] = fs.open(path, "rb")
             return file
 
-    def _open_checked(self, rows: Rows, number: int) -> IO[bytes]:
-        """Open a shard that rows point into, and make sure that it is still the one they were read from."""
-        listed = rows.shards[number]
-        if number >= len(self._paths) or base_name(self._paths[number]) != listed.name:
-            raise SourceError(
-                f"the rows were listed from shard {number} = {listed.name!r}, which {redact(self._spec)} does not have"
-                " in that place. Give the source that was scanned, or scan again under another data set name"
-            )
-        file = self._open(self._paths[number])
-        with border(listed.name):
-            size = file.seek(0, 2)
-        if size != listed.size:
-            file.close()
-            raise SourceError(
-                f"{listed.name} has changed since it was listed: {listed.size} bytes then, {size} now. Restore it, or"
-                " scan again under another data set name"
-            )
-        return file
+    @contextlib.contextmanager
+    def _checked(self, rows: Rows, number: int) -> Iterator[tuple[Fetch, str]]:
+        """Open a shard that rows point into, making sure that it is still the one they were read from.
 
-    def _image(self, file: IO[bytes], rows: Rows, row: int) -> Payload:
-        offset, length = int(rows.offset[row]), int(rows.length[row])
-        if offset < 0:
-            return ImageError(
-                f"no image member in sample {rows.keys[row]!r} (looked for .{', .'.join(IMAGE_EXTENSIONS)})"
-            )
-        return _bytes(file, Member(rows.keys[row], offset, length), rows.shards[int(rows.shard[row])].name)
+        A remote shard is asked for its size once by each process, for that costs as much as reading; others every time.
+        """
+        listed, path = rows.shards[number], self._path(rows, number)
+        fs = self._files()
+        with ranges(fs, path, self._shown(path)) as (fetch, size):
+            if size is None and path in self._sure:
+                size = listed.size
+            if size is None:
+                size = size_of(fs, path)
+            if size != listed.size:
+                raise SourceError(
+                    f"{listed.name} has changed since it was listed: {listed.size} bytes then, {size} now. Restore it,"
+                    " or scan again under another data set name"
+                )
+            self._sure.add(path)
+            yield fetch, path
 
-    def _caption_index(self, file: IO[bytes], path: str, suffix: str) -> dict[str, Member]:
+    def _path(self, rows: Rows, number: int) -> str:
+        """Where a listed shard is, by its name: rows that grew list new shards last; a glob sorts them in between."""
+        name = rows.shards[number].name
+        if number < len(self._paths) and self._name(self._paths[number]) == name:
+            return self._paths[number]
+        if self._by_name is None:
+            self._by_name = {}
+            for path in self._paths:
+                self._by_name.setdefault(self._name(path), []).append(path)
+        found = self._by_name.get(name, [])
+        if len(found) != 1:
+            raise SourceError(
+                f"the rows were listed from shard {number} = {name!r}, which {redact(self._spec)}"
+                f" {'has several of' if found else 'does not have'}. Give the source that was scanned, or scan again"
+                " under another data set name"
+            )
+        return found[0]
+
+    def _texts(self, path: str, suffix: str) -> dict[str, str]:
+        """Captions of one shard by key, read along with its headers: in a remote shard that is one pass over it."""
         if self._captions is None or self._captions[:2] != (path, suffix):
-            name = base_name(path)
-            where = {key: sample[suffix] for key, sample in samples(members(file, name), name) if suffix in sample}
-            self._captions = (path, suffix, where)
+            name, texts = self._name(path), {}
+            with self._open(path) as file:
+                for key, sample in samples(members(file, name), name):
+                    if suffix in sample:
+                        texts[key] = _text(key, sample[suffix], file, name)
+            self._captions = (path, suffix, texts)
         return self._captions[2]
 
 
@@ -185,10 +208,11 @@ class _Table:
         )
 
 
-def _runs(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, Iterator[int]]]:
+def _runs(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
     """Rows of a slice, in order, in runs that lie in the same shard."""
     wanted = range(*slice(start, stop).indices(len(rows)))
-    return groupby(wanted, key=lambda row: int(rows.shard[row]))
+    for number, run in groupby(wanted, key=lambda row: int(rows.shard[row])):
+        yield number, list(run)
 
 
 def _bytes(file: IO[bytes], member: Member, shard: str) -> bytes:
@@ -200,8 +224,29 @@ def _bytes(file: IO[bytes], member: Member, shard: str) -> bytes:
     return data
 
 
-def _text(file: IO[bytes], member: Member, shard: str) -> str:
+def _text(key: str, member: Member, file: IO[bytes], shard: str) -> str:
+    if member.length > CAPTION_BYTES:
+        raise SourceError(f"{shard}: caption of {key!r} has {member.length} bytes; at most {CAPTION_BYTES} are read")
     return _bytes(file, member, shard).decode("utf-8", errors="replace")
+
+
+def _image(rows: Rows, row: int, data: bytes, start: int) -> Payload:
+    """The image of one row, cut from bytes of its shard that begin at ``start``."""
+    offset, length = int(rows.offset[row]), int(rows.length[row])
+    if offset < 0:
+        return ImageError(f"no image member in sample {rows.keys[row]!r} (looked for .{', .'.join(IMAGE_EXTENSIONS)})")
+    if not readable(length):
+        return ImageError(f"{rows.keys[row]}: {too_large(length)}")
+    return data[offset - start : offset - start + length]
+
+
+def _beyond(rows: Rows, number: int, piece: Sequence[int]) -> SourceError:
+    shard = rows.shards[number]
+    ends = {rows.keys[row]: int(rows.offset[row]) + int(rows.length[row]) for row in piece}
+    key = next(key for key, end in ends.items() if end > shard.size)
+    return SourceError(
+        f"{shard.name}: the rows say that {key!r} ends at byte {ends[key]}, but the shard has {shard.size}"
+    )
 
 
 def _label(key: str, sample: Sample, file: IO[bytes], shard: str, class_names: tuple[str, ...] | None) -> int:
@@ -216,77 +261,3 @@ def _label(key: str, sample: Sample, file: IO[bytes], shard: str, class_names: t
         raise SourceError(f"{shard}: label of {key!r} must be -1 (unknown) or a class index; its .cls says {label}")
     check_label(label, class_names, f"{shard}: {key!r}")
     return label
-
-
-def open_tars(
-    spec: str,
-    paths: Sequence[str],
-    *,
-    dataset: str | None,
-    split: str | None,
-    classes: str | None,
-    choose: bool,
-) -> TarSource:
-    """Make a source of shards, choosing among splits where ``paths`` were found rather than written.
-
-    Parameters
-    ----------
-    choose : bool
-        True for a folder or glob: keep the shards of one split. False where the user wrote each shard down.
-    """
-    if choose:
-        paths = _of_split(spec, paths, split)
-    directory = parent(paths[0])
-    default_dataset, directory_split = directory_names(directory)
-    found = {known_split(shard_group(base_name(path))) for path in paths}
-    if split is None and len(found - {None}) > 1:
-        raise UsageError(
-            f"{redact(spec)} mixes shards of {choices(filter(None, found))}; say with --split what to call them"
-        )
-    default_split = found.pop() if len(found) == 1 else None
-    return TarSource(
-        spec,
-        paths,
-        dataset=check_name("data set", dataset) if dataset else default_dataset,
-        split=check_name("split", split) if split else safe_name(default_split or directory_split or DEFAULT_SPLIT),
-        class_names=read_classes(classes) if classes else _classes_beside(spec, paths[0], directory_split is not None),
-    )
-
-
-def _of_split(spec: str, paths: Sequence[str], split: str | None) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for path in paths:
-        groups.setdefault(shard_group(base_name(path)), []).append(path)
-    splits = [group for group in groups if known_split(group)]
-    if split is None:
-        if splits and len(groups) > 1:
-            raise UsageError(
-                f"{redact(spec)} holds shards of several splits: {choices(groups)}. Choose one with --split, or give a"
-                f" glob such as '{splits[0]}-*.tar'"
-            )
-        return list(paths)
-    for group, members_of_group in groups.items():
-        if same_split(group, split):
-            return members_of_group
-    # One kind of shard may be stored under a name of one's own, but train shards as "test" would be a mistake.
-    if len(groups) > 1 or (splits and known_split(split)):
-        raise UsageError(
-            f"{redact(spec)} holds no shards of split {split!r}; found {choices(groups)}. To store shards under a"
-            " name of your own, write them down: 'path/name-{000000..000009}.tar'"
-        )
-    return list(paths)
-
-
-def _classes_beside(spec: str, shard: str, in_split: bool) -> tuple[str, ...] | None:
-    """Names from classes.json beside the shards, or one level up where the shards lie in a split's own folder."""
-    fs, _ = locate(spec)
-    directories = [parent(shard)]
-    if in_split:
-        directories.append(parent(directories[0]))
-    for directory in directories:
-        candidate = f"{directory}/classes.json"
-        with border(candidate):
-            found = fs.exists(candidate)
-        if found:
-            return read_classes_at(fs, candidate, candidate)
-    return None

@@ -16,7 +16,7 @@ from embedstore.records import IntArray, Rows
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import check_label, read_classes
 from embedstore.sources.naming import DEFAULT_SPLIT, check_name, known_split, same_split
-from embedstore.sources.places import FILE_ERRORS
+from embedstore.sources.places import FILE_ERRORS, scrub
 
 PREFIX = "torchvision:"
 
@@ -125,7 +125,9 @@ class VisionSource:
             image.load()  # type: ignore[union-attr]  # some data sets open the file and leave reading it for later
         # One damaged file must not stop the others, and what it makes torchvision raise is Pillow's business.
         except Exception as exc:
-            reason = f"{key}: {type(exc).__name__}: {exc}"
+            # Without the folder: a record of failures must not differ between the machines that made it.
+            text = scrub(str(exc)).replace(self._root + os.sep, "").replace(self._root, "")
+            reason = f"{key}: {type(exc).__name__}: {text}"
             # Pillow, too, raises OSError for damaged images, but only the system's own errors have a number.
             if isinstance(exc, OSError) and exc.errno is not None and not isinstance(exc, FILE_ERRORS):
                 raise SourceError(f"cannot read {PREFIX}{self._name}: {reason}") from exc
