@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import fsspec.asyn
 import pytest
-from conftest import write_folder, write_tar
+from conftest import Command, write_folder, write_tar
 from s3_server import Proxy
 
 from embedstore.encoders import load_encoder
@@ -386,3 +386,27 @@ def _message_of(spec: str) -> str:
 def test_credentials_in_a_url_of_s3_are_refused_with_advice(s3: Proxy) -> None:
     with pytest.raises(UsageError, match=r"s3://bucket/x\.tar: .*AWS_ACCESS_KEY_ID"):
         open_source(f"s3://{KEY}:{SECRET}@bucket/x.tar")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}, "EndpointConnectionError"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "credentials"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_one_clear_line(
+    command: Command, tmp_path: Path, environment: dict[str, str], said: str
+) -> None:
+    here = {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **environment,
+    }
+    alone = {"AWS_CONFIG_FILE": str(tmp_path / "none"), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none")}
+    ended = command("ls", "--store", "s3://bucket/x.zarr", env={**here, **alone})
+    assert ended.returncode == 1, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert SECRET not in ended.stderr

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedstore.errors import EmbedstoreError, ImageError, SourceError, UsageError
+from embedstore.errors import EmbedstoreError, ImageError, SourceError, UsageError, redact, scrub
 from embedstore.sources import Source, decode, open_source
 from embedstore.sources.naming import directory_names, safe_name, same_split, shard_group
-from embedstore.sources.places import border, redact, scrub
+from embedstore.sources.places import border
 from embedstore.sources.tarindex import image_member, members, samples
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -24,6 +24,9 @@ EXIT_CODES: tuple[tuple[type[errors.EmbedstoreError], int], ...] = (
     (errors.EmbedstoreError, FAILED),
 )
 
+# Libraries for storage elsewhere, whose errors share no base class below Exception.
+_REMOTE = {"aiobotocore", "aiohttp", "azure", "botocore", "google", "gcsfs", "adlfs", "obstore"}
+
 
 class Commands(click.Group):
     """A group whose commands end errors as one line and an exit code, and read options from the environment too."""
@@ -49,11 +52,15 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE:  # `embedstore ls | head`: click knows what to do
                 raise
             raise _Failure(error) from error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in _REMOTE:
+                raise  # a mistake of ours: show where
+            raise _Failure(f"{type(error).__name__}: {error}") from None
 
 
 class _Failure(click.ClickException):
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
+    def __init__(self, error: Exception | str) -> None:
+        super().__init__(errors.scrub(str(error)))
         # Shadows click's class variable, which is how click means it to be set.
         vars(self)["exit_code"] = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
 

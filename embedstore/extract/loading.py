@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # Below this many images, starting worker processes costs more than they save.
 _WORKERS_PAY_FROM = 1000
 
+# Transforms scale the short side to the model's size and cut the rest off afterwards: 20,000 × 1 pixels, a file of some
+# bytes, would become 6,720,000 × 336.
+_MOST_ELONGATED = 500
+
 
 @dataclass
 class Batch:
@@ -95,6 +99,9 @@ class Batches:
             image = decode(payload)
         except ImageError as error:
             return one_line("decode", str(error))
+        if max(image.size) > _MOST_ELONGATED * min(image.size):
+            shape = f"{image.width} × {image.height} pixels, more than {_MOST_ELONGATED} times as long as wide"
+            return one_line("preprocess", f"{shape}: scaling its short side would take gigabytes")
         try:
             return self.preprocess(image)
         except Exception as error:  # whatever a transform raises on an odd image is that image's failure, not the run's

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from embedstore.errors import scrub
 from embedstore.records import Failure
 
 # A block: its number, its first row, and the row behind its last.
@@ -78,8 +78,8 @@ class Outcome:
 def one_line(stage: str, reason: str) -> str:
     """``"STAGE: why"`` in one printable line of bounded length, the same in every run: the ledger's bytes depend on it.
 
-    Libraries put line breaks, control characters and addresses of objects into their messages.
+    Libraries put line breaks, control characters, secrets of URLs and addresses of objects into their messages.
     """
-    text = re.sub(r"\b0x[0-9a-fA-F]{6,}", "0x…", " ".join(reason.split()))
+    text = " ".join(scrub(reason).split())
     text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     return f"{stage}: {text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 1] + '…'}"

@@ -144,7 +144,8 @@ def _block(images: Images, row: int) -> tuple[int, int, int]:
 
 
 def _row(images: Images, name: str, row: int) -> FloatArray:
-    return images.part(name, row, row + 1)[0].astype(np.float64)
+    stored: FloatArray = images.part(name, row, row + 1)[0].astype(np.float64)
+    return stored
 
 
 def _cosine(a: FloatArray, b: FloatArray) -> float:

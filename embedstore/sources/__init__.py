@@ -8,14 +8,14 @@ for payload in source.read(rows, 0, 100):
 
 from __future__ import annotations
 
-from embedstore.errors import SourceError, UsageError
+from embedstore.errors import SourceError, UsageError, redact
 from embedstore.sources.base import Payload, Source
 from embedstore.sources.classes import read_classes
 from embedstore.sources.commands import PIPE, open_commands
 from embedstore.sources.folders import open_folder
 from embedstore.sources.images import decode
 from embedstore.sources.naming import choices, known_split, same_split
-from embedstore.sources.places import FileSystem, base_name, border, entries, expand, locate, redact, refuse_commands
+from embedstore.sources.places import FileSystem, base_name, border, entries, expand, locate, refuse_commands
 from embedstore.sources.shards import open_tars
 from embedstore.sources.vision import PREFIX, open_vision
 

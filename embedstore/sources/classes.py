@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from embedstore.errors import SourceError
-from embedstore.sources.places import FileSystem, border, locate, redact
+from embedstore.errors import SourceError, redact
+from embedstore.sources.places import FileSystem, border, locate
 
 _MOST_BYTES = 16 << 20  # ImageNet-21k with all its synonyms takes one of them
 

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO, Any
 
-from embedstore.errors import SourceError, UsageError
+from embedstore.errors import SourceError, UsageError, redact, scrub
 from embedstore.sources.classes import read_classes
-from embedstore.sources.places import base_name, expand, parent, redact, scrub
+from embedstore.sources.places import base_name, expand, parent
 from embedstore.sources.shards import names_of
 from embedstore.sources.tars import TarSource
 

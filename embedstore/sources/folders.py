@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from embedstore.errors import ImageError, SourceError, UsageError
+from embedstore.errors import ImageError, SourceError, UsageError, redact
 from embedstore.records import Rows
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import read_classes
 from embedstore.sources.images import IMAGE_EXTENSIONS, MOST_BYTES, too_large
 from embedstore.sources.naming import DEFAULT_SPLIT, check_name, choices, directory_names
-from embedstore.sources.places import FileSystem, base_name, border, entries, locate, own_fault, redact
+from embedstore.sources.places import FileSystem, base_name, border, entries, locate, own_fault
 from embedstore.sources.reading import files
 
 

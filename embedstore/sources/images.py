@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import ImageError
+from embedstore.errors import ImageError, scrub
 from embedstore.sources.base import Payload
-from embedstore.sources.places import scrub
 
 if TYPE_CHECKING:
     from PIL import Image

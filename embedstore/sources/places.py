@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from embedstore.errors import EmbedstoreError, SourceError, UsageError
+from embedstore.errors import USER_IN_URL, EmbedstoreError, SourceError, UsageError, redact, scrub
 
 FileSystem: TypeAlias = Any  # fsspec carries no types
 
@@ -17,22 +17,7 @@ FileSystem: TypeAlias = Any  # fsspec carries no types
 FILE_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 _MOST_SHARDS = 100_000
-# A password that nobody encoded may hold slashes, as those of Amazon do; what follows host: is digits, a port.
-_USER = re.compile(r"//(?:[^/]*@|[^/@]*:(?!\d+(?:/|$))[^@]*@)")
 _COMMAND = re.compile(r"(pipe|cmd|command|exec|shell|sh|bash):", re.IGNORECASE)
-
-
-def redact(spec: str) -> str:
-    """A path or URL without ``user:password@``, and without query and fragment, where signed URLs keep secrets."""
-    if "://" not in spec:
-        return spec
-    return re.sub(r"[?#].*", "", _USER.sub("//", spec), flags=re.DOTALL)
-
-
-def scrub(text: str) -> str:
-    """A foreign message in which every URL is redacted, and no object's address in memory is left."""
-    text = re.sub(r"[^\s'\"<>()]+://[^\s'\"<>()]+", lambda match: redact(match[0]), text)
-    return re.sub(r" at 0x[0-9A-Fa-f]+", "", text)
 
 
 def refuse_commands(spec: str) -> None:
@@ -123,12 +108,12 @@ def locate(spec: str) -> tuple[FileSystem, str]:
     """
     import fsspec.core
 
-    if re.match(r"s3a?://", spec) and _USER.search(spec):
+    if re.match(r"s3a?://", spec) and USER_IN_URL.search(spec):
         raise UsageError(
             f"{redact(spec)}: user and password in the URL are not used. Put the key into the environment, as"
             " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or into ~/.aws/credentials"
         )
-    if "://" in spec and (user := _USER.search(spec)) and "/" in user[0][2:]:
+    if "://" in spec and (user := USER_IN_URL.search(spec)) and "/" in user[0][2:]:
         # Any parser would take a piece of the password for the host or port, and say so.
         raise UsageError(f"{redact(spec)}: a / in the URL's user or password must be written as %2F")
     try:

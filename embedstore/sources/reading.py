@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TypeAlias
 
-from embedstore.errors import SourceError
+from embedstore.errors import SourceError, redact
 from embedstore.records import Rows
 from embedstore.sources.images import readable
-from embedstore.sources.places import FILE_ERRORS, FileSystem, base_name, border, redact
+from embedstore.sources.places import FILE_ERRORS, FileSystem, base_name, border
 
 # A request to an object store costs as much time as some hundred kilobytes do, so what lies between two images is read
 # too where it is less than this.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedstore.errors import UsageError
+from embedstore.errors import UsageError, redact
 from embedstore.sources.classes import read_classes, read_classes_at
 from embedstore.sources.naming import (
     DEFAULT_SPLIT,
@@ -16,7 +16,7 @@ from embedstore.sources.naming import (
     same_split,
     shard_group,
 )
-from embedstore.sources.places import base_name, border, locate, parent, redact
+from embedstore.sources.places import base_name, border, locate, parent
 from embedstore.sources.tars import TarSource
 
 

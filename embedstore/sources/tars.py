@@ -11,13 +11,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from embedstore.errors import ImageError, SourceError
+from embedstore.errors import ImageError, SourceError, redact
 from embedstore.records import Rows, Shard
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import check_label
 from embedstore.sources.images import IMAGE_EXTENSIONS, readable, too_large
 from embedstore.sources.naming import choices
-from embedstore.sources.places import FileSystem, base_name, border, locate, redact
+from embedstore.sources.places import FileSystem, base_name, border, locate
 from embedstore.sources.reading import Fetch, ranges, size_of, spans
 from embedstore.sources.tarindex import Member, Sample, image_member, members, samples
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.errors import ImageError, SourceError, UnknownName, UsageError
+from embedstore.errors import ImageError, SourceError, UnknownName, UsageError, scrub
 from embedstore.records import IntArray, Rows
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import check_label, read_classes
 from embedstore.sources.naming import DEFAULT_SPLIT, check_name, known_split, same_split
-from embedstore.sources.places import FILE_ERRORS, scrub
+from embedstore.sources.places import FILE_ERRORS
 
 PREFIX = "torchvision:"
 

@@ -11,7 +11,16 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.errors import ContainsArrayError
 
-from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreNotFound, UnknownName, UsageError
+from embedstore.errors import (
+    FingerprintMismatch,
+    NotAvailable,
+    StoreCorrupt,
+    StoreNotFound,
+    UnknownName,
+    UsageError,
+    redact,
+    scrub,
+)
 from embedstore.records import FloatArray, Provenance, Result, Rows
 from embedstore.store import images, layout, results, splits, texts, verify
 from embedstore.store.damage import Problem, survey
@@ -44,14 +53,14 @@ class Store:
         if isinstance(location, Path | str) and "://" not in str(location):
             path = Path(location)
             if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or any(path.iterdir())):
-                raise StoreNotFound(f"{location} exists and is not an embedstore; give a new path")
+                raise StoreNotFound(f"{_shown(location)} exists and is not an embedstore; give a new path")
         try:
             root = zarr.open_group(_zarr_location(location), mode="a", zarr_format=3)
-        except (ValueError, TypeError, ImportError) as error:
+        except (ValueError, TypeError, AttributeError, ImportError) as error:
             raise _unusable(location, error) from error
         if not dict(root.attrs):
             if any(root.keys()):
-                raise StoreNotFound(f"{location} is a Zarr group that embedstore did not make; give a new path")
+                raise StoreNotFound(f"{_shown(location)} is a Zarr group that embedstore did not make; give a new path")
             root.update_attributes({layout.ATTRIBUTE: {"format": layout.FORMAT}})
         return cls(_checked(root, location), str(location))
 
@@ -71,8 +80,8 @@ class Store:
         except (FileNotFoundError, NotADirectoryError) as error:
             there = isinstance(location, Path | str) and Path(location).exists()
             what = "exists and is not an embedstore" if there else "does not exist; `embedstore extract` makes a store"
-            raise StoreNotFound(f"{location} {what}") from error
-        except (ValueError, TypeError, ImportError) as error:
+            raise StoreNotFound(f"{_shown(location)} {what}") from error
+        except (ValueError, TypeError, AttributeError, ImportError) as error:
             raise _unusable(location, error) from error
         return cls(_checked(root, location), str(location))
 
@@ -85,7 +94,7 @@ class Store:
             return None
 
     def __repr__(self) -> str:
-        return f"Store({self.location!r})"
+        return f"Store({_shown(self.location)!r})"
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
@@ -370,22 +379,30 @@ def _zarr_location(location: str | Path | ZarrStore) -> str | ZarrStore:
     return location if isinstance(location, ZarrStore) else str(location)
 
 
+def _shown(location: object) -> str:
+    return redact(str(location))
+
+
 def _unusable(location: object, error: Exception) -> Exception:
     """What to say of a location that Zarr cannot open as a group."""
     if isinstance(error, ContainsArrayError):
-        return StoreNotFound(f"{location} is a Zarr array, not an embedstore; give a new path")
-    if isinstance(error, json.JSONDecodeError):
-        return StoreCorrupt(f"the metadata of {location} cannot be read: {error}. Restore its zarr.json")
-    return UsageError(f"{location} cannot be opened as a store: {error}")
+        return StoreNotFound(f"{_shown(location)} is a Zarr array, not an embedstore; give a new path")
+    if isinstance(error, json.JSONDecodeError | AttributeError):  # cut off; or JSON, and no object
+        return StoreCorrupt(
+            f"the metadata of {_shown(location)} cannot be read: {scrub(str(error))}. Restore its zarr.json"
+        )
+    return UsageError(f"{_shown(location)} cannot be opened as a store: {scrub(str(error))}")
 
 
 def _checked(root: zarr.Group, location: object) -> zarr.Group:
     content: Any = dict(root.attrs).get(layout.ATTRIBUTE)
     if not isinstance(content, dict) or "format" not in content:
-        raise StoreNotFound(f"{location} is a Zarr group, but not an embedstore (no {layout.ATTRIBUTE!r} attribute)")
+        raise StoreNotFound(
+            f"{_shown(location)} is a Zarr group, but not an embedstore (no {layout.ATTRIBUTE!r} attribute)"
+        )
     if content["format"] != layout.FORMAT:
         raise StoreCorrupt(
-            f"{location} is an embedstore of format {content['format']!r}, this version reads format {layout.FORMAT}; "
-            f"upgrade embedstore"
+            f"{_shown(location)} is an embedstore of format {content['format']!r}, this version reads format "
+            f"{layout.FORMAT}; upgrade embedstore"
         )
     return root
