@@ -52,7 +52,9 @@ def build(location: str | Path | ZarrStore) -> Store:
         features = np.arange(3 * start, 3 * stop, dtype=np.float32).reshape(-1, 3) / 8
         features[status == 2] = np.nan
         reasons = {1: "decode: not an image"} if start == 0 else {}
-        writer.write(start, stop, status, reasons=reasons, features=features, captions=features[:, :2])
+        angles = np.where(status == 2, np.nan, np.arange(start, stop))
+        captions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        writer.write(start, stop, status, reasons=reasons, features=features, captions=captions)
     vectors = np.array([[[1, 0], [0.6, 0.8]], [[0, 1], [-0.8, 0.6]]], dtype=np.float32)
     store.add_texts("Tiny/golden", "pets", "plp", names=["cat", "dog"], templates=["a {}.", "the {}."], vectors=vectors)
     store.add_result(

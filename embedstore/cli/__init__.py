@@ -12,6 +12,7 @@ import click
 from embedstore import errors
 from embedstore.cli.exits import STOPPED, Commands
 from embedstore.cli.extract import extract
+from embedstore.cli.inspect import info, list_store, verify
 from embedstore.cli.options import json_option, quiet_option, store_option
 
 # Threads that wait for each other must sleep, not spin, or decoding workers starve: on two busy cores extraction ran
@@ -46,7 +47,8 @@ def run_typed(*args: str) -> None:
         raise click.exceptions.Exit(STOPPED)  # or the recipe would go on with half of the data
 
 
-main.add_command(extract)
+for _command in (extract, list_store, info, verify):
+    main.add_command(_command)
 
 
 @main.command()
@@ -157,26 +159,6 @@ def report(location: str, out: str, title: str | None, quiet: bool) -> None:
 
     page = write_report(Store.open(location), out, title=title)
     console.human(quiet=quiet).print(f"Report: {page}", soft_wrap=True, markup=False)
-
-
-@main.command("ls")
-@store_option
-@json_option
-def list_store(location: str, as_json: bool) -> None:
-    """List the models and data sets of a store, and how much of each is embedded.
-
-    \b
-    Example:
-      embedstore ls --store clip.zarr
-    """
-    from embedstore.cli import console
-    from embedstore.store import Store
-
-    rows = console.inventory(Store.open(location))
-    if as_json:
-        click.echo(json.dumps(rows))
-    else:
-        console.print_inventory(console.human(), rows)
 
 
 @main.command()

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from embedstore.records import FAILED, OK, Result
-from embedstore.store import Store
+from embedstore.records import Result
 
 if TYPE_CHECKING:
     from embedstore.extract import Outcome
@@ -32,8 +31,8 @@ def human(*, quiet: bool = False, as_json: bool = False) -> Console:
 
 
 @contextmanager
-def progress(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with images a second and the time left on a terminal; a line now and then elsewhere.
+def progress(console: Console, label: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A bar with images (or other units) a second and the time left on a terminal; a line now and then elsewhere.
 
     Yields what to call with the rows just finished and all that there are to do.
     """
@@ -41,7 +40,7 @@ def progress(console: Console, label: str) -> Iterator[Callable[[int, int], None
     done, last = 0, began
 
     def rate() -> str:
-        return f"{done / max(time.perf_counter() - began, 1e-9):,.0f} images/s"
+        return f"{done / max(time.perf_counter() - began, 1e-9):,.0f} {unit}/s"
 
     if not console.is_terminal:
 
@@ -81,8 +80,8 @@ def print_plan(console: Console, plan: Plan, price_per_hour: float | None) -> No
     """What there is to do for one model and split, in four lines."""
     console.print(f"{plan.name} · {plan.model}: {plan.rows:,} rows in {plan.blocks:,} blocks", markup=False)
     console.print(f"  to do: {plan.rows_to_do:,} rows in {plan.blocks_to_do:,} blocks")
-    read = "unknown" if plan.bytes_in is None else _bytes(plan.bytes_in)
-    console.print(f"  read: {read} · written: {_bytes(plan.bytes_out)}")
+    read = "unknown" if plan.bytes_in is None else bytes_text(plan.bytes_in)
+    console.print(f"  read: {read} · written: {bytes_text(plan.bytes_out)}")
     if plan.images_per_second is None or plan.seconds is None:
         return
     speed = f"{plan.images_per_second:,.0f} images/s on {plan.processes} device(s)"
@@ -91,7 +90,8 @@ def print_plan(console: Console, plan: Plan, price_per_hour: float | None) -> No
     console.print(f"  measured on real rows: {speed}; takes {time_left}{cost}")
 
 
-def _bytes(count: int) -> str:
+def bytes_text(count: int) -> str:
+    """A number of bytes in the unit that suits it: ``1.5 GB``."""
     size, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB", "PB"):
         if size < 1000:
@@ -172,54 +172,3 @@ def print_results(console: Console, results: Sequence[Result], refused: Sequence
     absent = [f"{result.model}: no {result.method}: {result.absent}" for result in results if result.absent]
     for note in dict.fromkeys([*absent, *notes, *refused]):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-
-
-def inventory(store: Store) -> list[dict[str, Any]]:
-    """One row per data set and split, with what each model has of it."""
-    rows: list[dict[str, Any]] = []
-    for dataset, splits in store.datasets().items():
-        for split in splits:
-            stored = store.rows(dataset, split)
-            names = stored.class_names
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "split": split,
-                    "rows": len(stored),
-                    "classes": len(names) if names else None,
-                    "models": {
-                        model: _completeness(store, model, dataset, split)
-                        for model in store.models()
-                        if (dataset, split) in store.embedded(model)
-                    },
-                }
-            )
-    return rows
-
-
-def print_inventory(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    """The table of :func:`inventory`."""
-    models = list(dict.fromkeys(model for row in rows for model in row["models"]))
-    table = Table()
-    for name in ("data set", "split"):
-        table.add_column(name)
-    for name in ("rows", "classes", *models):
-        table.add_column(name, justify="right")
-    for row in rows:
-        cells = []
-        for model in models:
-            have = row["models"].get(model)
-            text = "–" if have is None else f"{have['ok']:,}"
-            if have and have["failed"]:
-                text += f" ({have['failed']:,} failed)"
-            if have and have["pending"]:
-                text += f" ({have['pending']:,} pending)"
-            cells.append(text)
-        table.add_row(row["dataset"], row["split"], f"{row['rows']:,}", str(row["classes"] or "–"), *cells)
-    console.print(table)
-
-
-def _completeness(store: Store, model: str, dataset: str, split: str) -> dict[str, int]:
-    status = store.images(model, dataset, split).status
-    ok, failed = int((status == OK).sum()), int((status == FAILED).sum())
-    return {"ok": ok, "failed": failed, "pending": len(status) - ok - failed}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -82,7 +84,7 @@ class Form:
             ("chunks", array.chunks, chunks),
             ("dtype", array.dtype, dtype),
             ("codecs", [codec["name"] for codec in codecs], names),
-            ("dimension names", metadata.dimension_names, self.dimensions),
+            ("dimension names", metadata.dimension_names or (), self.dimensions),
         ):
             if found != wanted:
                 return f"its {what}: {found}, and should be {wanted}"
@@ -113,6 +115,10 @@ class Column:
         """Whether the chunk of a block is there."""
         place = (block, *[0] * (self.array.ndim - 1)) if self.array.ndim else ()
         return self.array.metadata.encode_chunk_key(place) in self._there
+
+    def begun(self) -> bool:
+        """Whether any chunk is there."""
+        return any(key.startswith("c") for key in self._there)
 
     def read(self, block: int, start: int, stop: int) -> npt.NDArray[Any]:
         """One block; StoreCorrupt says why there is none."""
@@ -150,6 +156,18 @@ class Survey:
         node = self.nodes.get(path)
         content: Any = None if node is None else dict(node.attrs).get(layout.ATTRIBUTE)
         return content if isinstance(content, dict) and content.get("kind") == kind else None
+
+    def below(self, path: str) -> Iterator[str]:
+        """Paths of the nodes below one, in order."""
+        begin = f"{path}/"
+        for at in range(bisect.bisect_left(self._paths, begin), len(self._paths)):
+            if not self._paths[at].startswith(begin):
+                return
+            yield self._paths[at]
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        return sorted(self.nodes)
 
     def damaged(self, path: str) -> bool:
         """Whether the node is there and cannot be opened: that is said already."""
@@ -195,7 +213,10 @@ def survey(root: zarr.Group, wanted: Callable[[str], bool]) -> Survey:
 def _opened(root: zarr.Group, path: str) -> tuple[Node | None, str]:
     try:
         node = root.get(path)
-        return node, f"its {_METADATA} is no Zarr metadata"
+        declared = {} if node is None else dict(node.attrs).get(layout.ATTRIBUTE, {})
+        if isinstance(declared, dict):
+            return node, f"its {_METADATA} is no Zarr metadata"
+        return None, f"its attribute {layout.ATTRIBUTE!r} is {declared!r}, and should be an object"
     except DAMAGE as error:
         return None, f"its {_METADATA} cannot be read: {type(error).__name__}: {error}"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from embedstore.errors import StoreCorrupt
 from embedstore.records import FAILED, OK, PENDING
@@ -31,7 +32,7 @@ def check_images(found: Survey, path: str, content: dict[str, Any], tick: Tick) 
         return
     for what, marks in (
         ("model", marks_of(made)),
-        ("rows", (rows["fingerprint"], found.computed.get(rows_at))),
+        ("rows", (rows["fingerprint"], found.computed.get(rows_at, rows["fingerprint"]))),
     ):
         if content[what] not in marks:
             mark, other = str(content[what])[:12], str(marks[0])[:12]
@@ -47,6 +48,13 @@ def check_images(found: Survey, path: str, content: dict[str, Any], tick: Tick) 
         tick(place[2] - place[1])
 
 
+def undeclared(found: Survey, path: str) -> Found:
+    """Yield a problem if blocks are written of embeddings that nothing says are there: readers would not see them."""
+    status = found.nodes.get(f"{path}/status")
+    if isinstance(status, zarr.Array) and Column(status).begun():
+        yield Problem(path, "it is not declared complete, though blocks are written. Restore its zarr.json")
+
+
 def _columns(
     found: Survey, path: str, made: dict[str, Any], rows: dict[str, Any], problems: list[Problem]
 ) -> dict[str, Column]:
@@ -57,6 +65,7 @@ def _columns(
     def vectors(width: int, dimension: str) -> Form:
         return Form((count, width), (length, width), dtype, _NAN, ("row", dimension))
 
+    # Status is listed first: while somebody embeds, the chunks of a block that is done are there when we look for them.
     forms = {
         "status": Form((count,), (length,), "uint8", 0, ("row",)),
         "failure": Form((count,), (length,), "string", "", ("row",)),

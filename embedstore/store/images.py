@@ -143,7 +143,10 @@ class ImageWriter:
     def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split) -> None:
         self.rows, self.model = rows, provenance.name
         group = layout.group_at(root, path_of(provenance.name, rows.dataset, rows.split))
-        self._arrays = {name: layout.for_writing(array, sparse=name == "failure") for name, array in group.arrays()}
+        self._arrays = {
+            name: layout.for_writing(layout.array_at(group, name), sparse=name == "failure")
+            for name in layout.children(group, zarr.Array)
+        }
 
     @property
     def columns(self) -> list[str]:
@@ -217,7 +220,7 @@ def create(
             widths["projected"] = provenance.joint_dim
         if captions:
             widths["captions"] = provenance.joint_dim
-        for name in sorted(set(group.array_keys()) - {"status", "failure", *widths}):
+        for name in sorted(set(layout.children(group, zarr.Array)) - {"status", "failure", *widths}):
             del group[name]  # of a beginning that asked for something else and was killed
         for name, width in widths.items():
             layout.create_array(
@@ -257,8 +260,8 @@ def lengthen(root: zarr.Group, model: str, rows: Split) -> dict[str, Any]:
     group = layout.group_at(root, path)
     stored = layout.committed(root, path, KIND) or {}
     if stored["rows"] in rows.earlier:
-        for _, array in group.arrays():
-            layout.lengthen(array, len(rows))
+        for name in layout.children(group, zarr.Array):
+            layout.lengthen(layout.array_at(group, name), len(rows))
         stored |= {"rows": rows.fingerprint}
         layout.commit(group, **stored)
     return stored

@@ -8,6 +8,7 @@ the same as absent. docs/format.md specifies the result.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
-from zarr.errors import ContainsArrayError
+from zarr.errors import ContainsArrayError, ZarrUserWarning
 
 from embedstore.errors import StoreCorrupt, UsageError
 
@@ -150,13 +151,21 @@ def find(parent: zarr.Group, path: str, kind: str, inside: frozenset[str] = froz
         return
     own = inside if committed(parent, path, kind) is not None else frozenset()
     try:
-        names = sorted(set(top.group_keys()) - own)
+        names = [name for name in children(top, zarr.Group) if name not in own]
     except (ValueError, TypeError) as error:
         raise StoreCorrupt(f"metadata below {path!r} cannot be read: {error}. Restore the zarr.json files") from error
     for name in names:
         if committed(top, name, kind) is not None:
             yield name
         yield from (f"{name}/{below}" for below in find(top, name, kind, inside))
+
+
+def children(parent: zarr.Group, kind: type[zarr.Group] | type[zarr.Array[Any]]) -> list[str]:
+    """Names of the groups or arrays right below a group, sorted."""
+    with warnings.catch_warnings():
+        # Between the nodes lie temporary files of killed writers, and folders whose zarr.json was never written.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        return sorted(name for name, node in parent.members() if isinstance(node, kind))
 
 
 def group_at(parent: zarr.Group, path: str) -> zarr.Group:

@@ -11,7 +11,7 @@ import zarr
 
 from embedstore.errors import StoreCorrupt
 from embedstore.records import FloatArray, Provenance, fingerprint
-from embedstore.store import splits
+from embedstore.store import images, results, splits, texts
 from embedstore.store.damage import Column, Form, Problem, Survey
 
 Tick: TypeAlias = Callable[[int], None]
@@ -21,7 +21,37 @@ Block: TypeAlias = tuple[int, int, int]
 # How far from 1 the length of a unit vector may be: what rounding to the stored type gives, with room to spare.
 _LENGTH = {"float16": 4e-3, "float32": 1e-4}
 _COLUMNS = {"key": "string", "label": "int32", "shard": "int32", "offset": "int64", "length": "int64"}
+_FIELDS: dict[str, dict[str, Any]] = {
+    splits.KIND: {
+        "fingerprint": str,
+        "rows": int,
+        "block_rows": int,
+        "class_names": list | None,
+        "shards": list,
+        "source": str,
+    },
+    "model": {"fingerprint": str, "provenance": dict},
+    images.KIND: {"model": str, "rows": str, "versions": dict},
+    texts.KIND: {"fingerprint": str, "names": list, "templates": list},
+    results.KIND: {
+        **dict.fromkeys(("fingerprint", "model", "id_dataset", "method", "created", "version"), str),
+        **dict.fromkeys(("params", "inputs", "metrics"), dict),
+        "id_accuracy": float | int | None,
+        "absent": str | None,
+        "notes": list,
+        "seconds": float | int,
+    },
+}
 _BELOW_MODEL = ("images", "texts", "projection")
+
+
+def refuse_other_fields(kind: str, content: dict[str, Any]) -> None:
+    """Raise ValueError if a node lacks a field that its kind has, or if that is of another type."""
+    for name, types in _FIELDS[kind].items():
+        if name not in content:
+            raise ValueError(f"there is no {name!r}")
+        if not isinstance(content[name], types):
+            raise ValueError(f"{name!r} is {content[name]!r}")
 
 
 def split_model(path: str) -> tuple[str, list[str]]:
@@ -57,6 +87,10 @@ def _fingerprint_of(provenance: dict[str, Any]) -> str:
 def check_rows(found: Survey, path: str, content: dict[str, Any], tick: Tick) -> Found:
     """Yield what is wrong with a row list, which is read once, block by block."""
     count, length = int(content["rows"]), int(content["block_rows"])
+    if count < 0 or length < 1:
+        raise ValueError(f"{count} rows in blocks of {length}")
+    if not all(isinstance(name, str) for name in content["class_names"] or ()):
+        raise ValueError("a class name is no text")
     names, shards = content["class_names"], content["shards"]
     limits = {
         "label": (-1, None if names is None else len(names)),
@@ -141,6 +175,8 @@ def check_model(found: Survey, path: str, content: dict[str, Any], tick: Tick) -
     """Yield what is wrong with a model."""
     provenance = content["provenance"]
     made_by = Provenance.from_json(provenance)
+    if not isinstance(made_by.versions, dict):
+        raise ValueError("its versions are no object")
     stored, computed = marks_of(content)
     if stored != computed:
         yield Problem(path, f"its provenance gives the fingerprint {computed[:12]}, and {str(stored)[:12]} is stored")
@@ -177,7 +213,8 @@ def check_result(found: Survey, path: str, content: dict[str, Any], tick: Tick) 
         yield Problem(path, f"its parameters and inputs give the key {key}, and {content['fingerprint']} is stored")
     elif place != path:
         yield Problem(path, f"it belongs at {place}")
-    for below, node in found.nodes.items():
+    for below in found.below(path):
+        node = found.nodes[below]
         if below.startswith((f"{path}/scores/", f"{path}/weights/")) and isinstance(node, zarr.Array):
             scores = below.startswith(f"{path}/scores/")
             dimensions = ("row",) if scores else tuple(f"axis{axis}" for axis in range(node.ndim))

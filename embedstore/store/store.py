@@ -52,14 +52,14 @@ class Store:
         """
         if isinstance(location, Path | str) and "://" not in str(location):
             path = Path(location)
-            if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or any(path.iterdir())):
+            if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or _holds_files(path)):
                 raise StoreNotFound(f"{_shown(location)} exists and is not an embedstore; give a new path")
         try:
             root = zarr.open_group(_zarr_location(location), mode="a", zarr_format=3)
         except (ValueError, TypeError, AttributeError, ImportError) as error:
             raise _unusable(location, error) from error
         if not dict(root.attrs):
-            if any(root.keys()):
+            if layout.children(root, zarr.Group) or layout.children(root, zarr.Array):
                 raise StoreNotFound(f"{_shown(location)} is a Zarr group that embedstore did not make; give a new path")
             root.update_attributes({layout.ATTRIBUTE: {"format": layout.FORMAT}})
         return cls(_checked(root, location), str(location))
@@ -377,6 +377,11 @@ class Store:
 
 def _zarr_location(location: str | Path | ZarrStore) -> str | ZarrStore:
     return location if isinstance(location, ZarrStore) else str(location)
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether there is anything but what a killed writer left before it had written the first file."""
+    return any(not entry.name.endswith(".partial") for entry in folder.iterdir())
 
 
 def _shown(location: object) -> str:

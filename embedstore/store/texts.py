@@ -48,10 +48,14 @@ def sets(root: zarr.Group, model: str) -> dict[str, list[str]]:
     if not isinstance(group, zarr.Group):
         return {}
     complete = {
-        name: sorted(key for key in inner.array_keys() if layout.committed(inner, key, KIND))
-        for name, inner in sorted(group.groups())
+        name: [key for key in _arrays(group, name) if layout.committed(group, f"{name}/{key}", KIND)]
+        for name in layout.children(group, zarr.Group)
     }
     return {name: found for name, found in complete.items() if found}
+
+
+def _arrays(group: zarr.Group, class_set: str) -> list[str]:
+    return layout.children(layout.group_at(group, class_set), zarr.Array)
 
 
 def has(

@@ -15,8 +15,15 @@ import zarr
 
 from embedstore.store import images, layout, results, splits, texts
 from embedstore.store.damage import DAMAGE, Problem, Survey, survey
-from embedstore.store.embedded import check_images
-from embedstore.store.promises import check_model, check_result, check_rows, check_texts, split_model
+from embedstore.store.embedded import check_images, undeclared
+from embedstore.store.promises import (
+    check_model,
+    check_result,
+    check_rows,
+    check_texts,
+    refuse_other_fields,
+    split_model,
+)
 
 _CHECKS = {
     splits.KIND: check_rows,
@@ -36,6 +43,9 @@ def verify(
     """See :meth:`embedstore.Store.verify`."""
     found = survey(root, lambda path: _wanted(path, models, dataset))
     yield from found.problems
+    for path, node in found.nodes.items():
+        if node is not None and _kind_at(path) == images.KIND and not dict(node.attrs).get(layout.ATTRIBUTE):
+            yield from undeclared(found, path)
     nodes = [(path, kind, content) for path, node in found.nodes.items() for kind, content in _declared(found, path)]
     total = sum(_count(content) for _, kind, content in nodes if kind == splits.KIND)
     total += sum(_count(_rows_of(found, path) or {}) for path, kind, _ in nodes if kind == images.KIND)
@@ -48,6 +58,7 @@ def verify(
                 yield Problem(path, f"it says that it is {kind!r}, and here belongs {expected or 'nothing of ours'}")
             continue
         try:
+            refuse_other_fields(kind, content)
             for problem in _CHECKS[kind](found, path, content, tick):
                 # A row list that is missing is missed by every model.
                 if problem.block is not None or (key := f"{problem.where}: {problem.what}") not in said:
@@ -103,7 +114,7 @@ def _declared(found: Survey, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Kind and content of a node that declares itself complete. One that does not is half-written: absent."""
     node = found.nodes[path]
     content: Any = None if node is None else dict(node.attrs).get(layout.ATTRIBUTE)
-    if isinstance(content, dict):
+    if content:
         yield str(content.get("kind")), content
 
 
