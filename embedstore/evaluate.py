@@ -339,5 +339,8 @@ def _finished(store: Store, model: str, dataset: str, split: str) -> Images:
     """Embeddings of a split with at least one finished row; :class:`NotAvailable` otherwise."""
     images = store.images(model, dataset, split)
     if not images.ok.any():
-        raise NotAvailable(f"{images.name} has no finished rows for {model}; run `embedstore extract` again")
+        raise NotAvailable(
+            f"{images.name} has no finished rows for {model}; run `embedstore extract` again, or with --retry-failed "
+            "if its images failed"
+        )
     return images

@@ -231,12 +231,21 @@ def test_shares_add_up(pictures: Path, tmp_path: Path, command: Command, whole: 
     assert contents(store) == whole
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("signum", "code", "decoders"), [(signal.SIGTERM, 75, "0"), (signal.SIGINT, 75, "0"), (signal.SIGKILL, -9, "1")]
+)
 def test_stopped_processes_leave_nobody_behind(
-    pictures: Path, tmp_path: Path, start: Start, command: Command, whole: dict[str, bytes], signum: int, code: int
+    pictures: Path,
+    tmp_path: Path,
+    start: Start,
+    command: Command,
+    whole: dict[str, bytes],
+    signum: int,
+    code: int,
+    decoders: str,
 ) -> None:
     store = tmp_path / "s.zarr"
-    with start(*words(pictures, store, "--devices", "cpu:2", "--workers", "1"), start_new_session=True) as process:
+    with start(*words(pictures, store, "--devices", "cpu:2", "--workers", decoders), start_new_session=True) as process:
         wait_for_blocks(store, 10)
         workers = children(process.pid)
         if signum == signal.SIGINT:

@@ -24,7 +24,7 @@ _MOST_FAILURES = 5
 
 def human(*, quiet: bool = False, as_json: bool = False) -> Console:
     """The console for people: stdout, or stderr where stdout is for ``--json``. Tables keep their width in a pipe."""
-    console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=False)
+    console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=False, emoji=False)
     if not console.is_terminal:
         console.width = 160
     return console
@@ -102,7 +102,7 @@ def bytes_text(count: int) -> str:
 
 def print_outcome(console: Console, outcome: Outcome, *, verbose: bool = False) -> None:
     """One line per model and split; how the time was spent; the first failures by key and reason."""
-    rate = f", {outcome.embedded / outcome.seconds:,.0f} images/s" if outcome.embedded else ", nothing left to do"
+    rate = f", {outcome.tried / outcome.seconds:,.0f} images/s" if outcome.tried else ", nothing left to do"
     console.print(
         f"{outcome.name} · {outcome.model}: {outcome.rows:,} rows = {outcome.ok:,} ok + {outcome.failed:,} failed + "
         f"{outcome.pending:,} pending{rate}",
@@ -110,7 +110,7 @@ def print_outcome(console: Console, outcome: Outcome, *, verbose: bool = False) 
     )
     for note in outcome.notes:
         console.print(f"  note: {note}", markup=False)
-    if outcome.embedded:
+    if outcome.tried:
         spent = outcome.spent
         console.print(
             f"  time: {spent['read']:.1f} s reading, {spent['decode']:.1f} s decoding, {spent['wait']:.1f} s waiting "

@@ -12,7 +12,7 @@ from embedstore.errors import ModelUnavailable, TooManyFailures
 from embedstore.extract.blocks import BlockRunner
 from embedstore.extract.outcome import MOST_FAILURES, Block, BlockReport, Outcome
 from embedstore.prompts import check_class_names, prompts, templates
-from embedstore.records import FAILED, OK
+from embedstore.records import FAILED, OK, PENDING
 from embedstore.sources import Source
 from embedstore.store import DEFAULT_BLOCK_ROWS, ImageWriter, Split, Store
 
@@ -179,6 +179,7 @@ def _add(outcome: Outcome, report: BlockReport, split: Split) -> None:
     outcome.ok += report.ok
     outcome.failed += stop - start - report.ok
     outcome.pending -= stop - start
+    outcome.tried += stop - start
     outcome.embedded += report.ok
     outcome.notes += report.notes
     for stage, seconds in report.seconds.items():
@@ -191,8 +192,8 @@ def _add(outcome: Outcome, report: BlockReport, split: Split) -> None:
 def _count(outcome: Outcome, store: Store, split: Split) -> None:
     """What the store says, whoever wrote it: other shares may have been at work meanwhile."""
     status = store.images(outcome.model, split.dataset, split.split).status
-    outcome.ok, outcome.failed = int((status == OK).sum()), int((status == FAILED).sum())
-    outcome.pending = len(split) - outcome.ok - outcome.failed
+    outcome.ok, outcome.failed, outcome.pending = (int((status == one).sum()) for one in (OK, FAILED, PENDING))
+    assert outcome.rows == outcome.ok + outcome.failed + outcome.pending
 
 
 def _check_budget(outcome: Outcome, most: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, ImageError, ModelUnavailable, NotAvailable, UsageError
-from embedstore.extract.loading import Batch, Batches, load_batches
+from embedstore.extract.loading import Batch, Batches, each_batch
 from embedstore.extract.outcome import SPENT, Block, BlockReport, one_line
 from embedstore.records import FAILED, OK, FloatArray, Rows
 from embedstore.sources import Source
@@ -126,8 +127,8 @@ class BlockRunner:
             for start in range(first, stop, self.batch_size)
         ]
         loader = Batches(self.source, self.rows, self.encoder.preprocess, batches, self.captions)
-        decoded = iter(load_batches(loader, self.workers, pin=self.encoder.device.startswith("cuda")))
-        with ThreadPoolExecutor(1, thread_name_prefix="embedstore-write") as behind:
+        decoded = each_batch(loader, self.workers, pin=self.encoder.device.startswith("cuda"))
+        with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="embedstore-write") as behind:
             writing: Future[BlockReport] | None = None
             for place in blocks:
                 try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,11 @@ def end_with_parent(worker: int = 0) -> None:
 
     sys.excepthook = report
     threading.Thread(target=wait, daemon=True).start()
+
+
+def each_batch(batches: Batches, workers: int | None, *, pin: bool = False) -> Generator[Batch | EmbedstoreError]:
+    """As :func:`load_batches`, but to be closed: the workers end then, whoever still holds this (a traceback does)."""
+    yield from load_batches(batches, workers, pin=pin)
 
 
 def worker_count(workers: int | None, images: int) -> int:

@@ -49,8 +49,8 @@ class BlockReport:
 class Outcome:
     """What became of the rows of one split. ``rows == ok + failed + pending``, always.
 
-    ``embedded`` counts the images of this run only; ``failures`` are the first hundred of this run, all are in the
-    store (:meth:`embedstore.store.Images.failures`). ``seconds`` is wall time, ``spent`` is by stage and process.
+    ``tried`` and ``embedded`` count the images of this run only; ``failures`` are the first hundred of this run, all
+    are in the store (:meth:`embedstore.store.Images.failures`). ``seconds`` is wall time, ``spent`` that of each stage.
     """
 
     model: str
@@ -59,6 +59,7 @@ class Outcome:
     ok: int = 0
     failed: int = 0
     pending: int = 0
+    tried: int = 0
     embedded: int = 0
     seconds: float = 0.0
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPENT, 0.0))
@@ -72,7 +73,7 @@ class Outcome:
             "model": self.spent["encode"],
             "writing": self.spent["write"],
         }
-        return max(waited, key=lambda name: waited[name]) if self.embedded else None
+        return max(waited, key=lambda name: waited[name]) if self.tried else None
 
 
 def one_line(stage: str, reason: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +94,10 @@ def _opened(payload: bytes | Image.Image) -> Image.Image:
     from PIL import Image
 
     image: Image.Image
-    image = Image.open(io.BytesIO(payload), formats=_FORMATS) if isinstance(payload, bytes) else payload
+    with warnings.catch_warnings():
+        # From half of the limit on, Pillow warns; what is above it still raises.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(payload), formats=_FORMATS) if isinstance(payload, bytes) else payload
     image.load()  # before EXIF is asked for: some decoders turn the image themselves, and then say so
     return image
 

@@ -1,0 +1,182 @@
+"""Memory: what extraction holds grows with the row list, and with nothing else.
+
+The list of rows, keys above all, is in memory once or twice in the process that embeds and once in each that decodes.
+Pixels, features and reasons are not: a run of any length holds a few batches and a block or two of them.
+
+    python tests/test_memory.py 200000 2        # one measurement, printed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedstore.encoders import ImageFeatures
+from embedstore.encoders.fake import FakeEncoder
+from embedstore.errors import ImageError
+from embedstore.extract import embed_images, list_rows
+from embedstore.records import Rows
+from embedstore.sources import Payload
+from embedstore.store import Store
+
+WIDTH = 1024
+BATCH = 64
+# Bytes a row that may stay in memory: keys of ten letters as Python's and as numpy's strings, five columns of numbers.
+# Were features kept, it would be 2,048 bytes more in the parent; were pixels kept, 3,072 in either.
+PARENT_BYTES_A_ROW, WORKER_BYTES_A_ROW = 400, 200
+SLACK = 24 << 20  # two blocks of a thousand rows on their way, and allocators
+
+
+class Endless:
+    """Any number of rows, all one tiny picture; every tenth is none, for the ledger to have work."""
+
+    dataset, split = "endless", "test"
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.picture = b"P6 2 2 255\n" + bytes(range(12))
+
+    def scan(self) -> Rows:
+        places = np.arange(self.rows, dtype=np.int64)
+        unknown = np.full(self.rows, -1, dtype=np.int32)
+        keys = [f"key-{row:06}" for row in range(self.rows)]
+        return Rows(keys, unknown, unknown, places, places, (), None, "endless")
+
+    def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
+        for row in range(start, stop):
+            yield self.picture if row % 10 else ImageError(f"there is no image number {row}, and why is a long story")
+
+
+class Wide(FakeEncoder):
+    """A fake with features as wide as a large model's, quick enough for many rows."""
+
+    def __init__(self) -> None:
+        super().__init__(feature_dim=WIDTH)
+
+    def images(self, batch: Any) -> ImageFeatures:
+        return ImageFeatures(np.repeat(np.asarray(batch)[:, 0, 0, :1], WIDTH, axis=1))
+
+
+def peak_bytes(process: int | str = "self") -> int:
+    """The most that a process has ever had resident."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
+def decoders() -> list[int]:
+    """Processes that decode: children of the fork server, which is a child of this process."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
+            except OSError:  # it has just ended
+                continue
+    return [process for process, parent in parents.items() if parents.get(parent) == os.getpid()]
+
+
+def measure(rows: int, workers: int) -> dict[str, Any]:
+    """Embed so many rows into a store on disk; by how many bytes this process and each decoder grew meanwhile."""
+    embed(Endless(1000), 0)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak: importing torch takes more than any run here
+    before, peaks = peak_bytes(), dict[int, list[int]]()
+    calls = 0
+
+    def look(done: int, to_do: int) -> None:
+        nonlocal calls
+        calls += 1
+        if workers and (calls % 50 == 1 or calls == to_do // BATCH):
+            for process in decoders():
+                peaks.setdefault(process, []).append(peak_bytes(process))
+
+    embed(Endless(rows), workers, look)
+    return {"parent": peak_bytes() - before, "workers": [max(seen) - seen[0] for seen in peaks.values()]}
+
+
+def embed(source: Endless, workers: int, progress: Callable[[int, int], None] | None = None) -> None:
+    encoder = Wide()
+    with tempfile.TemporaryDirectory() as place:
+        store = Store.create(Path(place) / "s.zarr")
+        split = list_rows(store, source, block_rows=1024)
+        store.add_model(encoder.provenance, encoder.projection)
+        outcome = embed_images(store, encoder, source, split, batch_size=BATCH, workers=workers, progress=progress)
+        ledger = sum(1 for _ in store.images("fake", "endless", "test").failures())
+    failed = -(-source.rows // 10)
+    assert (outcome.ok, outcome.failed, ledger) == (source.rows - failed, failed, failed)
+
+
+def in_a_child(rows: int, workers: int) -> dict[str, Any]:
+    """A process of its own: a peak is never forgotten."""
+    words = [sys.executable, "-W", "ignore", __file__, str(rows), str(workers)]
+    found: dict[str, Any] = json.loads(subprocess.run(words, check=True, capture_output=True, timeout=300).stdout)
+    return found
+
+
+def check_growth(rows: int, workers: int) -> None:
+    grown = in_a_child(rows, workers)
+    print(f"{rows:,} rows, {workers} workers: grew by {grown} bytes")
+    assert grown["parent"] <= PARENT_BYTES_A_ROW * rows + SLACK
+    assert len(grown["workers"]) == workers
+    assert max(grown["workers"]) <= WORKER_BYTES_A_ROW * rows + SLACK
+
+
+def test_memory_grows_with_the_row_list_alone() -> None:
+    check_growth(30_000, 1)
+
+
+@pytest.mark.slow
+def test_memory_grows_with_a_long_row_list_alone() -> None:
+    check_growth(200_000, 2)
+
+
+# Read ahead -----------------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """The fake's transform, which leaves a byte in a file for every picture that it prepared."""
+
+    def __init__(self, path: Path, preprocess: Any) -> None:
+        self.path, self.preprocess = path, preprocess
+
+    def __call__(self, image: Any) -> Any:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, b"1")  # whole, whoever else writes
+        os.close(descriptor)
+        return self.preprocess(image)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
+def test_decoders_do_not_run_ahead_of_a_slow_model(tmp_path: Path) -> None:
+    workers, batch = 2, 8
+    waiting = []
+
+    class Slow(FakeEncoder):
+        embedded = 0
+
+        def images(self, batch: Any) -> ImageFeatures:
+            time.sleep(0.1)
+            waiting.append((tmp_path / "tally").stat().st_size - self.embedded)
+            self.embedded += len(batch)
+            return super().images(batch)
+
+    source, encoder, store = Endless(200), Slow(), Store.create(tmp_path / "s.zarr")
+    encoder.preprocess = Tally(tmp_path / "tally", encoder.preprocess)
+    split = list_rows(store, source, block_rows=64)
+    store.add_model(encoder.provenance, encoder.projection)
+    embed_images(store, encoder, source, split, batch_size=batch, workers=workers)
+    # Two batches a worker are ready or in the making, and one is in the model's hands.
+    assert workers * batch < max(waiting) <= (2 * workers + 1) * batch
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]), int(sys.argv[2]))))
