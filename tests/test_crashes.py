@@ -59,12 +59,10 @@ def test_killed_at_any_step_and_resumed_equals_uninterrupted(bench: Bench, part:
     assert bench.kills - before >= steps // 4
 
 
-@pytest.mark.parametrize("part", range(2))
 @pytest.mark.parametrize("scenario", OTHERS, ids=lambda scenario: scenario.name)
-def test_killed_three_times_and_resumed_equals_uninterrupted(bench: Bench, scenario: Scenario, part: int) -> None:
-    steps, rng = bench.reference(scenario).ended.steps["kill"], random.Random(part)
-    stride = 5 if steps > 80 else 3
-    problems, before, trials = [], bench.kills, range(1 + stride * part, steps + 1, 2 * stride)
+def test_killed_three_times_and_resumed_equals_uninterrupted(bench: Bench, scenario: Scenario) -> None:
+    steps, rng = bench.reference(scenario).ended.steps["kill"], random.Random(scenario.name)
+    problems, before, trials = [], bench.kills, range(1, steps + 1, 8 if steps > 80 else 5)
     for step in trials:
         later = [a_later_fault(bench, scenario, step, rng) for _ in range(2)]
         problems += bench.trial(scenario, Fault("kill", step), *later)
@@ -74,7 +72,7 @@ def test_killed_three_times_and_resumed_equals_uninterrupted(bench: Bench, scena
 
 def test_killed_in_the_middle_of_a_write(bench: Bench) -> None:
     problems, steps = [], bench.reference(PLAIN).ended.steps["torn"]
-    for step in range(1, steps + 1, 3):
+    for step in range(1, steps + 1, 4):
         problems += bench.trial(PLAIN, Fault("torn", step))
     assert unexpected(problems) == []
 
@@ -121,10 +119,10 @@ def test_a_disk_that_refuses_is_one_clear_line_and_resumed_equals_uninterrupted(
     problems, before = [], bench.struck
     for scenario in (PLAIN, *OTHERS):
         steps = bench.reference(scenario).ended.steps[kind]
-        for step in (1, steps // 3, steps // 2, steps * 9 // 10):
+        for step in (1, steps // 2):
             problems += bench.trial(scenario, Fault(kind, step), serial=False)
     assert unexpected(problems) == []
-    assert bench.struck - before >= 22  # how many steps there are depends on which thread comes first
+    assert bench.struck - before >= 11  # how many steps there are depends on which thread comes first
 
 
 @pytest.mark.parametrize("scenario", [PLAIN, *OTHERS[:-1]], ids=lambda scenario: scenario.name)

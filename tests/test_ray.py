@@ -53,6 +53,7 @@ def words(pictures: Path, store: Path, *more: str) -> list[str]:
     return ["extract", source, "--store", str(store), "--model", "fake", "--block-rows", "4", *more]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_node_writes_what_one_process_does(
     pictures: Path, tmp_path: Path, start: Start, command: Command, cluster: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,16 +102,14 @@ class BlockRunner:
         ModelUnavailable
             There is not even memory for one image.
         """
-        from torch import OutOfMemoryError
-
-        left, notes = list(blocks), tuple[str, ...]()
-        while left:
+        done, notes = 0, tuple[str, ...]()
+        while done < len(blocks):
             try:
-                for report in self._round(tuple(left), progress):
-                    left.remove(report.block)
+                for report in self._round(blocks[done:], progress):
+                    done += 1
                     yield replace(report, notes=notes)
                     notes = ()
-            except OutOfMemoryError as error:
+            except _out_of_memory() as error:
                 if self.batch_size == 1:
                     raise ModelUnavailable(f"there is no memory for one image: {_first_line(error)}") from error
                 self.batch_size //= 2
@@ -119,8 +118,6 @@ class BlockRunner:
 
     def _round(self, blocks: Sequence[Block], progress: Callable[[int], None]) -> Iterator[BlockReport]:
         """Embed blocks while the one before is being written."""
-        from torch import OutOfMemoryError
-
         batches = [
             (start, min(start + self.batch_size, stop))
             for _, first, stop in blocks
@@ -133,7 +130,7 @@ class BlockRunner:
             for place in blocks:
                 try:
                     block = self._embed(place, decoded, progress)
-                except OutOfMemoryError:
+                except _out_of_memory():
                     if writing is not None:
                         yield writing.result()  # so that it is not begun again
                     raise
@@ -221,10 +218,15 @@ def _stored_as(dtype: np.dtype[Any], values: FloatArray, name: str) -> FloatArra
     return values.astype(dtype)
 
 
-def _empty_gpu_cache() -> None:
-    import torch
+def _out_of_memory() -> type[Exception]:
+    """What torch raises when a device is full. An encoder without torch does not load it for this."""
+    torch = sys.modules.get("torch")
+    return torch.OutOfMemoryError if torch is not None else MemoryError
 
-    if torch.cuda.is_available():
+
+def _empty_gpu_cache() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

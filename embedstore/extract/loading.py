@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embedstore.errors import EmbedstoreError, ImageError
 from embedstore.extract.outcome import one_line
 from embedstore.records import Rows
@@ -32,7 +34,7 @@ class Batch:
     It pins its pixels when torch asks it to, so that they can be copied to a GPU behind its back.
     """
 
-    pixels: Any  # (G, 3, H, W) tensor of the G good rows; None where G = 0
+    pixels: Any  # (G, 3, H, W) of the G good rows, a tensor or array as preprocess gives; None where G = 0
     reasons: list[str | None]
     captions: list[str | None] | None
     read_seconds: float = 0.0
@@ -70,8 +72,6 @@ class Batches:
             return error
 
     def _batch(self, start: int, stop: int) -> Batch:
-        import torch
-
         pixels: list[Any] = []
         reasons: list[str | None] = []
         read, began = 0.0, time.perf_counter()
@@ -83,8 +83,8 @@ class Batches:
             made = self._prepared(payload)
             reasons.append(made if isinstance(made, str) else None)
             if not isinstance(made, str):
-                pixels.append(torch.as_tensor(made))
-        batch = Batch(torch.stack(pixels) if pixels else None, reasons, None)
+                pixels.append(made)
+        batch = Batch(stacked(pixels) if pixels else None, reasons, None)
         batch.read_seconds, batch.decode_seconds = read, time.perf_counter() - began - read
         if self.captions is not None:
             texts = self.source.captions(self.rows, start, stop, self.captions)
@@ -134,8 +134,27 @@ def end_with_parent(worker: int = 0) -> None:
 
 
 def each_batch(batches: Batches, workers: int | None, *, pin: bool = False) -> Generator[Batch | EmbedstoreError]:
-    """As :func:`load_batches`, but to be closed: the workers end then, whoever still holds this (a traceback does)."""
-    yield from load_batches(batches, workers, pin=pin)
+    """Yield the batches in order; `workers` processes read ahead, none if 0, as many as pay off if None.
+
+    Each keeps at most two batches ready. `pin` puts them where a GPU copies from without waiting. Closing this ends the
+    workers, whoever still holds it (a traceback does).
+    """
+    workers = worker_count(workers, sum(stop - start for start, stop in batches.batches))
+    if workers:
+        yield from _load_ahead(batches, workers, pin)
+        return
+    for index in range(len(batches)):
+        batch = batches[index]
+        yield batch.pin_memory() if pin and isinstance(batch, Batch) else batch
+
+
+def stacked(pixels: list[Any]) -> Any:
+    """One batch of equally sized images: a tensor of tensors, an array of arrays."""
+    if isinstance(pixels[0], np.ndarray):
+        return np.stack(pixels)
+    import torch
+
+    return torch.stack(pixels)
 
 
 def worker_count(workers: int | None, images: int) -> int:
@@ -147,18 +166,11 @@ def worker_count(workers: int | None, images: int) -> int:
     return workers if images else 0
 
 
-def load_batches(batches: Batches, workers: int | None, *, pin: bool = False) -> DataLoader[Any]:
-    """Iterate over the batches in order; `workers` processes read ahead, none if 0, as many as pay off if None.
-
-    Each keeps at most two batches ready. `pin` puts them where a GPU copies from without waiting.
-    """
+def _load_ahead(batches: Batches, workers: int, pin: bool) -> DataLoader[Any]:
     import multiprocessing
 
     from torch.utils.data import DataLoader
 
-    workers = worker_count(workers, sum(stop - start for start, stop in batches.batches))
-    if workers == 0:
-        return DataLoader(batches, batch_size=None, pin_memory=pin)  # type: ignore[arg-type]
     # Workers are forked from a server process that has imported what they need and runs no threads. A fork of this
     # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.
     context = multiprocessing.get_context("forkserver")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -24,12 +25,12 @@ def devices_of(text: str) -> list[str]:
     UsageError
         It means nothing, or a device that this machine does not have.
     """
-    import torch
-
-    there = torch.cuda.device_count()
     kind, _, number = text.partition(":")
     if kind == "cpu" and number.isdigit() and int(number) > 0:
         return ["cpu"] * int(number)
+    import torch
+
+    there = torch.cuda.device_count()
     if text == "all":
         if not there:
             raise UsageError("--devices all: torch sees no GPU here; --devices cpu:2 runs two processes on the CPU")
@@ -99,12 +100,10 @@ def _serve(job: Job, device: str, threads: int, connection: Connection) -> None:
     """In a worker: load the model, then embed what is asked for until there is nobody to ask."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that was started decides
-    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(threads)
     try:
         runner = job.open(device)
+        if device == "cpu" and "OMP_NUM_THREADS" not in os.environ and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
         while True:
             connection.send(Idle())
             for report in runner.run(connection.recv()):

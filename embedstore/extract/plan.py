@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, NotAvailable, UnknownName
-from embedstore.extract.loading import Batches, load_batches, worker_count
+from embedstore.extract.loading import Batches, each_batch, worker_count
 from embedstore.extract.local import devices_of
 from embedstore.records import Rows
 from embedstore.sources import Source
@@ -132,7 +132,7 @@ def _measure(
         (start, min(start + batch_size, last)) for first, last in to_do for start in range(first, last, batch_size)
     ]
     workers = worker_count(workers, sum(stop - start for start, stop in batches))
-    loader = load_batches(Batches(source, rows, encoder.preprocess, batches[:_CALIBRATION_BATCHES], captions), workers)
+    loader = each_batch(Batches(source, rows, encoder.preprocess, batches[:_CALIBRATION_BATCHES], captions), workers)
     images, began = 0, time.perf_counter()
     for number, batch in enumerate(loader):
         if isinstance(batch, EmbedstoreError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, FingerprintMismatch, NotAvailable
-from embedstore.extract.loading import Batches, load_batches
+from embedstore.extract.loading import Batches, each_batch, stacked
 from embedstore.records import FloatArray, IntArray, Rows
 from embedstore.sources import Source
 from embedstore.store import Images, Problem, Store
@@ -109,23 +109,19 @@ def _embedded(
     encoder: Encoder, source: Source, rows: Rows, drawn: IntArray, batch_size: int
 ) -> Iterator[tuple[int, dict[str, FloatArray] | str]]:
     """Each row with its vectors by name, or with why it has none."""
-    import torch
-
     ones = [(int(row), int(row) + 1) for row in drawn]
     waiting: list[tuple[int, Any]] = []
 
     def embed() -> Iterator[tuple[int, dict[str, FloatArray] | str]]:
         if not waiting:
             return
-        made = encoder.images(torch.cat([pixels for _, pixels in waiting]))
+        made = encoder.images(stacked([pixels[0] for _, pixels in waiting]))
         vectors = {"features": made.features, **({"projected": made.projected} if made.projected is not None else {})}
         for at, (row, _) in enumerate(waiting):
             yield row, {name: values[at] for name, values in vectors.items()}
         waiting.clear()
 
-    for (row, _), batch in zip(
-        ones, load_batches(Batches(source, rows, encoder.preprocess, ones, None), 0), strict=True
-    ):
+    for (row, _), batch in zip(ones, each_batch(Batches(source, rows, encoder.preprocess, ones, None), 0), strict=True):
         if isinstance(batch, EmbedstoreError):
             raise batch
         if batch.pixels is None:
