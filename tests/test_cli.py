@@ -154,7 +154,7 @@ BAD = {
         (*EXTRACT, "--classes", "{tmp}/other.json"),
         r"class names of pets/train changed.*'cat'",
     ),
-    "other rows": (5, (*EXTRACT, "--limit", "3"), r"21 of 24 images are missing now: .*cat/3"),
+    "other rows": (5, (*EXTRACT, "--limit", "3"), r"24 were listed, and now only the first 3 of them .*--limit"),
     "captions from now on": (5, (*EXTRACT, "--captions"), r"extracted by fake without captions"),
     "a name that is a path": (2, (*EXTRACT, "--dataset", "../x"), r"cannot name a data set"),
     "one name for two models": (2, (*EXTRACT, "--model", "fake:x", "--name", "y"), r"--name renames one model"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,40 @@ def test_every_block_is_done_once_whatever_dies(count: int, size: int, deaths: d
     assert crew.stopped
 
 
+class Restless(Pretended):
+    """Workers also die while they have nothing to do, several at once, and come back in the same breath."""
+
+    def __init__(self, size: int, deaths: Sequence[int]) -> None:
+        super().__init__(size, lambda block, times: False)
+        self._deaths = list(deaths)
+        self._idle: set[int] = set()
+
+    def give(self, worker: int, blocks: Sequence[Block]) -> None:
+        assert worker in self._idle, "a round for a worker that has not said that it is idle"
+        self._idle.discard(worker)
+        super().give(worker, blocks)
+
+    def events(self) -> Iterator[tuple[int, Event]]:
+        assert self._said, "the loop waits for workers that have nothing to do"
+        while self._said:  # all at once, as a crew of processes may
+            worker, event = self._said.pop(0)
+            if self._deaths and self._deaths.pop(0):
+                self._said = [one for one in self._said if one[0] != worker]
+                self._idle.discard(worker)
+                yield worker, Lost("killed")
+                continue
+            if isinstance(event, Idle):
+                self._idle.add(worker)
+            yield worker, event
+
+
+@given(st.integers(0, 20), st.integers(1, 4), st.lists(st.booleans().map(int), max_size=6))
+def test_workers_that_die_idle_or_together_cost_no_block(count: int, size: int, deaths: list[int]) -> None:
+    crew = Restless(size, [death if sum(deaths[:n]) < 2 else 0 for n, death in enumerate(deaths)])
+    done = [one.block for one in run_blocks(crew, blocks_of(count), lambda rows: None)]
+    assert sorted(done) == blocks_of(count)
+
+
 @given(st.integers(1, 30), st.integers(1, 4), st.data())
 def test_a_poisonous_block_is_reported_and_costs_no_other(count: int, size: int, data: st.DataObject) -> None:
     poison = data.draw(st.integers(0, count - 1))
@@ -139,6 +174,11 @@ def test_an_error_of_a_worker_ends_the_run() -> None:
         (None, {"SLURM_PROCID": "5", "SLURM_NTASKS": "8"}, (5, 8, "SLURM_PROCID and SLURM_NTASKS")),
         (None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, (0, 1, None)),
         (None, {"RANK": "1"}, (0, 1, None)),
+        (
+            None,
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "RANK": "1", "WORLD_SIZE": "3"},
+            (1, 3, "RANK and WORLD_SIZE"),
+        ),
     ],
 )
 def test_a_share_is_given_or_found(text: str | None, environment: dict[str, str], expected: tuple[Any, ...]) -> None:
@@ -149,6 +189,12 @@ def test_a_share_is_given_or_found(text: str | None, environment: dict[str, str]
 def test_a_share_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"--share .* is not understood"):
         share_of(text, {})
+
+
+@pytest.mark.parametrize(("rank", "world"), [("0", "0"), ("²", "2"), ("7", "4"), ("-1", "2"), ("x", "2")])
+def test_an_environment_that_makes_no_sense_is_refused(rank: str, world: str) -> None:
+    with pytest.raises(UsageError, match=f"RANK={rank} and WORLD_SIZE={world} are no share"):
+        share_of(None, {"RANK": rank, "WORLD_SIZE": world})
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "cpu:0", "cpu:x", "0,0", "99", "cuda:99"])
@@ -222,7 +268,7 @@ def test_two_processes_write_what_one_does_even_if_one_is_killed(
 def test_shares_add_up(pictures: Path, tmp_path: Path, command: Command, whole: dict[str, bytes]) -> None:
     store = tmp_path / "s.zarr"
     first = command(*words(pictures, store, "--share", "1/3"))
-    assert "Share 1 of 3, from --share" in first.stdout
+    assert "Share 1 of 3, from --share: 50 of 150 blocks" in first.stdout
     assert "200 ok + 0 failed + 400 pending" in first.stdout
     done = Store.open(store).images("fake", "tars", "test").ok.reshape(-1, 4).all(axis=1)
     assert np.flatnonzero(done).tolist() == list(range(1, 150, 3))
@@ -279,8 +325,9 @@ class Deadly(Job):
         return runner
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_block_that_kills_its_process_is_left_out(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
 ) -> None:
     source, encoder = open_source(str(pictures / "pets/train")), load_encoder("fake")
     store = Store.create(tmp_path / "s.zarr")
@@ -294,12 +341,23 @@ def test_a_block_that_kills_its_process_is_left_out(
     monkeypatch.setenv("DEADLY_ROW", str(tmp_path / "deadly"))
     job = Deadly(str(tmp_path / "s.zarr"), source, "pets", "train", "fake", None, "fp32", "float16", 4, 0, None, False)
 
-    def run(blocks: Sequence[Block], progress: Callable[[int], None]) -> Iterator[BlockReport]:
-        return run_blocks(LocalCrew(job, ["cpu"]), blocks, progress)
+    def run(blocks: Sequence[Block], progress: Callable[[int], None]) -> Generator[BlockReport]:
+        return run_blocks(LocalCrew(job, ["cpu"] * devices), blocks, progress)
 
     with pytest.raises(WorkerLost, match=r"block 2, rows 8 to 11, .*exit code 11"):
         embed_blocks(store, runner.writer, run)
     assert np.flatnonzero(store.images("fake", "pets", "train").status == 0).tolist() == [8, 9, 10, 11]
+
+
+def test_a_store_that_refuses_is_no_fault_of_the_images(pictures: Path, tmp_path: Path, command: Command) -> None:
+    store = tmp_path / "s.zarr"
+    assert command(*words(pictures, store, "--share", "1/150")).returncode == 0
+    (store / "models/fake/images/tars/test/features/c/0").write_text("in the way of a folder")
+    ended = command(*words(pictures, store, "--devices", "cpu:2"))
+    assert ended.returncode == 1, ended.stderr
+    assert re.search(r"Error: \w+Error: .*features/c/0.* the same command goes on", ended.stderr, re.S), ended.stderr
+    assert "ended its process" not in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_an_error_in_a_worker_is_the_commands_error(pictures: Path, tmp_path: Path, command: Command) -> None:
@@ -346,6 +404,24 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(pictures: Path) -> None
             ]
     got, want = (store.images("fake", "pets", "train").features[:] for store in (memory, expected))
     assert got.tobytes() == want.tobytes()
+
+
+def test_out_of_memory_in_a_later_block_begins_no_block_twice(pictures: Path) -> None:
+    source, encoder = open_source(str(pictures / "pets/train")), Small()
+    encoder.most, calls = 99, list[int]()
+    usual = encoder.images
+
+    def images(batch: Any) -> Any:
+        calls.append(len(batch))
+        encoder.most = 4 if len(calls) > 2 else 99
+        return usual(batch)
+
+    encoder.images = images  # type: ignore[method-assign]
+    store = Store.create(MemoryStore())
+    store.add_model(encoder.provenance, encoder.projection)
+    outcome = embed_images(store, encoder, source, list_rows(store, source, block_rows=8), batch_size=8, workers=0)
+    assert calls == [8, 8, 8, 4, 4]
+    assert (outcome.ok, outcome.tried) == (24, 24)
 
 
 def test_no_memory_for_one_image_is_an_error(pictures: Path) -> None:

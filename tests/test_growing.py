@@ -18,20 +18,21 @@ from test_extract import contents
 from zarr.storage import MemoryStore
 
 from embedstore.encoders import load_encoder
-from embedstore.errors import FingerprintMismatch, StoreCorrupt
+from embedstore.errors import FingerprintMismatch, SourceError, StoreCorrupt
 from embedstore.extract import Outcome, embed_images, list_rows
 from embedstore.records import Rows, Shard
 from embedstore.sources import open_source
-from embedstore.store import Store
+from embedstore.store import Split, Store
 
 
 def embed(source: Path | str, store: Store, models: tuple[str, ...] = ("fake",), **options: Any) -> list[Outcome]:
     opened, outcomes = open_source(str(source)), []
     split = list_rows(store, opened, block_rows=4, **options)
+    retry = options.get("retry_failed", False)
     for name in models:
         encoder = load_encoder(name)
         store.add_model(encoder.provenance, encoder.projection)
-        outcomes.append(embed_images(store, encoder, opened, split, batch_size=3, workers=0))
+        outcomes.append(embed_images(store, encoder, opened, split, batch_size=3, workers=0, retry_failed=retry))
     return outcomes
 
 
@@ -69,7 +70,7 @@ def test_missing_and_changed_files_are_refused_even_with_extend(grown: tuple[Pat
     (folder / "z3.png").rename(folder / "b3.png")
     with (folder / "b4.png").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(FingerprintMismatch, match=r"the length of 'b4\.png' was \d+, and is \d+ now\. "):
+    with pytest.raises(FingerprintMismatch, match=r"the length of 'b4\.png' was \d+, and is \d+ now"):
         embed(folder, Store.create(store), extend=True)
     assert contents(store) == before
 
@@ -143,8 +144,9 @@ def test_extended_twice_and_stopped_half_way(grown: tuple[Path, Path], monkeypat
     class Stopped(Exception):
         pass
 
-    def stop(*args: Any) -> None:
-        raise Stopped
+    def stop(root: Any, model: str, rows: Split) -> None:
+        if len(rows) > 16:
+            raise Stopped
 
     with monkeypatch.context() as patched:
         patched.setattr(images, "lengthen", stop)
@@ -206,3 +208,123 @@ def test_a_copied_store_is_untouched_by_a_refused_extension(grown: tuple[Path, P
     with pytest.raises(FingerprintMismatch):
         embed(folder, Store.create(tmp_path / "copy"), extend=True)
     assert contents(tmp_path / "copy") == contents(location)
+
+
+def test_a_mended_image_is_taken_with_retry_failed_if_no_model_has_embedded_it(tmp_path: Path) -> None:
+    folder, location = tmp_path / "birds/test", tmp_path / "s.zarr"
+    pictures(folder, [f"b{n}.png" for n in range(9)], 0)
+    good = (folder / "b5.png").read_bytes()
+    (folder / "b5.png").write_bytes(good[:50])
+    (folder / "b6.png").rename(tmp_path / "away.png")
+    (folder / "b6.png").symlink_to(tmp_path / "nowhere.png")
+    assert embed(folder, Store.create(location), ("fake", "fake:mlp"))[0].failed == 2
+    (folder / "b5.png").write_bytes(good)
+    (tmp_path / "away.png").rename(tmp_path / "nowhere.png")
+    with pytest.raises(
+        FingerprintMismatch, match=r"the length of 'b5\.png' was 50, and is \d+ now, with --retry-failed"
+    ):
+        embed(folder, Store.create(location))
+    (outcome,) = embed(folder, Store.create(location), retry_failed=True)
+    assert (outcome.ok, outcome.embedded) == (9, 4)
+    assert embed(folder, Store.create(location), ("fake:mlp",), retry_failed=True)[0].ok == 9
+    assert list(Store.open(location).verify()) == []
+    whole = tmp_path / "whole.zarr"
+    embed(folder, Store.create(whole), ("fake", "fake:mlp"))
+    got, expected = contents(location), contents(whole)
+    rows = json.loads(got.pop("datasets/birds/test/zarr.json"))
+    assert len(rows["attributes"]["embedstore"].pop("earlier")) == 1
+    assert rows == json.loads(expected.pop("datasets/birds/test/zarr.json"))
+    assert got == expected
+
+    with (folder / "b7.png").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(FingerprintMismatch, match=r"the length of 'b7\.png' was"):
+        embed(folder, Store.create(location), retry_failed=True)
+
+
+def test_a_shorter_listing_is_said_to_be_one(grown: tuple[Path, Path]) -> None:
+    folder, location = grown
+    embed(folder, Store.create(location), extend=True)
+    store = Store.create(location)
+    rows = store.rows("birds", "test").row_list()
+    with pytest.raises(FingerprintMismatch, match=r"16 were listed, and now only the first 5 .*--limit"):
+        store.add_rows("birds", "test", taken(rows, list(rows.keys[:5])))
+
+
+def test_an_extension_that_was_killed_and_shrank_is_finished(grown: tuple[Path, Path]) -> None:
+    """Its arrays were made longer already; some of the new files are gone again."""
+    folder, location = grown
+    committed = (location / "datasets/birds/test/zarr.json").read_bytes()
+    Store.create(location).add_rows("birds", "test", open_source(str(folder)).scan(), extend=True)
+    (location / "datasets/birds/test/zarr.json").write_bytes(committed)
+    for model in ("fake", "fake-mlp"):
+        node = location / f"models/{model}/images/birds/test/zarr.json"
+        content = json.loads(node.read_text())
+        content["attributes"]["embedstore"]["rows"] = json.loads(committed)["attributes"]["embedstore"]["fingerprint"]
+        node.write_text(json.dumps(content))
+    (folder / "c3.png").unlink()
+    (outcome,) = embed(folder, Store.create(location), extend=True)
+    assert (outcome.rows, outcome.ok) == (15, 15)
+
+
+def test_rows_before_the_new_ones_are_not_written_again(grown: tuple[Path, Path]) -> None:
+    folder, location = grown
+    kept = [location / f"datasets/birds/test/{name}/c/{n}" for name in ("key", "label", "length") for n in (0, 1)]
+    times = [path.stat().st_mtime_ns for path in kept]
+    embed(folder, Store.create(location), extend=True)
+    assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+def test_a_run_that_is_overtaken_by_an_extension_writes_nothing_over_it(grown: tuple[Path, Path]) -> None:
+    folder, location = grown
+    store = Store.create(location)
+    stale = store.image_writer("fake", store.rows("birds", "test"))
+    embed(folder, Store.create(location), extend=True)
+    before = contents(location)
+    with pytest.raises(FingerprintMismatch, match="was extended while this run was at it"):
+        stale.write(8, 10, np.ones(2, np.uint8), features=np.ones((2, 24)))
+    assert contents(location) == before
+
+
+def test_after_an_extension_a_failure_counts_once(tmp_path: Path) -> None:
+    folder, store = tmp_path / "birds/test", Store.create(MemoryStore())
+    pictures(folder, [f"b{n}.png" for n in range(5)], 0)
+    (folder / "b4.png").write_bytes(b"no image")
+    embed(folder, store)
+    pictures(folder, ["c0.png"], 1)
+    split = list_rows(store, open_source(str(folder)), extend=True)
+    outcome = embed_images(
+        store, load_encoder("fake"), open_source(str(folder)), split, workers=0, max_failures=1, batch_size=3
+    )
+    assert (outcome.ok, outcome.failed, outcome.pending) == (5, 1, 0)
+
+
+def test_retrying_forgets_no_block_before_it_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, location = tmp_path / "birds/test", tmp_path / "s.zarr"
+    pictures(folder, [f"b{n}.png" for n in range(6)], 0)
+    (folder / "b1.png").write_bytes(b"no image")
+    embed(folder, Store.create(location))
+    before = contents(location)
+    opened, encoder = open_source(str(folder)), load_encoder("fake")
+    store = Store.create(location)
+    split = list_rows(store, opened, retry_failed=True)
+
+    def away(*args: Any) -> Any:
+        raise SourceError("the disk is away")
+
+    monkeypatch.setattr(type(opened), "read", away)
+    with pytest.raises(SourceError, match="the disk is away"):
+        embed_images(store, encoder, opened, split, workers=0, retry_failed=True)
+    assert contents(location) == before
+
+
+def test_a_share_retries_its_own_blocks_only(tmp_path: Path) -> None:
+    folder, store = tmp_path / "birds/test", Store.create(MemoryStore())
+    pictures(folder, [f"b{n}.png" for n in range(8)], 0)
+    for name in ("b1.png", "b6.png"):
+        (folder / name).write_bytes(b"no image")
+    embed(folder, store)
+    split = list_rows(store, open_source(str(folder)))
+    source, encoder = open_source(str(folder)), load_encoder("fake")
+    outcome = embed_images(store, encoder, source, split, workers=0, retry_failed=True, share=(1, 2))
+    assert (outcome.tried, outcome.failed, [failure.row for failure in outcome.failures]) == (4, 2, [6])

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from embedstore.records import Result
@@ -36,31 +36,36 @@ def progress(console: Console, label: str, unit: str = "images") -> Iterator[Cal
 
     Yields what to call with the rows just finished and all that there are to do.
     """
-    began = time.perf_counter()
-    done, last = 0, began
+    last = time.perf_counter()
+    done, first, since = 0, 0, 0.0  # the rate is counted from the first call on: before it, workers start
 
-    def rate() -> str:
-        return f"{done / max(time.perf_counter() - began, 1e-9):,.0f} {unit}/s"
+    def count(rows: int, total: int) -> str:
+        nonlocal done, first, since
+        done += rows
+        if not since:
+            first, since = done, time.perf_counter()
+        if done == first:
+            return ""
+        rate = (done - first) / (time.perf_counter() - since)
+        return f"{rate:,.0f} {unit}/s, {timedelta(seconds=round((total - done) / rate))} left"
 
     if not console.is_terminal:
 
         def line(rows: int, total: int) -> None:
-            nonlocal done, last
-            done += rows
-            if time.perf_counter() - last > _SECONDS_BETWEEN_LINES:
+            nonlocal last
+            speed = count(rows, total)
+            if speed and time.perf_counter() - last > _SECONDS_BETWEEN_LINES:
                 last = time.perf_counter()
-                console.print(f"{label}: {done:,} of {total:,}, {rate()}")
+                console.print(f"{label}: {done:,} of {total:,}, {speed}", markup=False)
 
         yield line
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
-        task = bars.add_task(label, total=None, rate="")
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(label, total=None, rate="starting")
 
         def advance(rows: int, total: int) -> None:
-            nonlocal done
-            done += rows
-            bars.update(task, advance=rows, total=total, rate=rate())
+            bars.update(task, advance=rows, total=total, rate=count(rows, total))
 
         yield advance
 
@@ -111,18 +116,18 @@ def print_outcome(console: Console, outcome: Outcome, *, verbose: bool = False) 
     for note in outcome.notes:
         console.print(f"  note: {note}", markup=False)
     if outcome.tried:
-        spent = outcome.spent
-        console.print(
-            f"  time: {spent['read']:.1f} s reading, {spent['decode']:.1f} s decoding, {spent['wait']:.1f} s waiting "
-            f"for them, {spent['encode']:.1f} s in the model, {spent['write']:.1f} s writing · bottleneck: "
-            f"{outcome.bottleneck()}"
-        )
+        words = {"start": "starting", "read": "reading", "decode": "decoding", "wait": "waiting for them"}
+        words |= {"encode": "in the model", "write": "writing"}
+        times = ", ".join(f"{outcome.spent[stage]:.1f} s {word}" for stage, word in words.items())
+        console.print(f"  time: {times} · bottleneck: {outcome.bottleneck()}", soft_wrap=True)
     shown = outcome.failures if verbose else outcome.failures[:_MOST_FAILURES]
     for failure in shown:
         text = f"  failed: {failure.key!r}: {failure.stage}: {failure.reason}"
         console.print(text, markup=False, soft_wrap=True)
-    if len(outcome.failures) > len(shown):
-        console.print("  … and more; `embedstore info --failures` lists all")
+    more = outcome.failed - len(shown)
+    if more:
+        count = f"… and {more:,} more" if shown else f"{more:,} failed before"
+        console.print(f"  {count}; `embedstore info --failures` lists all")
 
 
 def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -17,6 +17,9 @@ from embedstore import errors
 
 FAILED, USAGE, SOME_FAILED, TOO_MANY_FAILED, CORRUPT, STOPPED = 1, 2, 3, 4, 5, 75
 
+# Ctrl-C, what a batch queue sends, and what remains of a session that was cut off.
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # The first class that fits gives the code.
 EXIT_CODES: tuple[tuple[type[errors.EmbedstoreError], int], ...] = (
     (errors.UsageError, USAGE),
@@ -78,16 +81,19 @@ def stoppable() -> Iterator[None]:
     What is finished is in the store, and the same command resumes.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
+    before = {one: signal.signal(one, _interrupt) for one in _STOPS} if in_main_thread else {}
     try:
         yield
     except KeyboardInterrupt:
         click.echo("Stopped. Finished blocks are in the store; run the same command again to resume.", err=True)
         click.get_current_context().exit(STOPPED)
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
+    for one in _STOPS:
+        signal.signal(one, signal.SIG_DFL)  # the second time ends it at once; workers notice, and nothing is lost
+    click.echo("Stopping …", err=True)
     raise KeyboardInterrupt

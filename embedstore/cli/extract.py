@@ -153,8 +153,8 @@ def extract(
     from embedstore.cli import console
     from embedstore.encoders import load_encoder, parse_model
     from embedstore.extract import BlockRunner, embed_blocks, embed_texts, list_rows
-    from embedstore.extract.engines import choose_engine
-    from embedstore.extract.local import devices_of
+    from embedstore.extract.engines import check_engine, choose_engine
+    from embedstore.extract.local import device_of_this_process, devices_of
     from embedstore.extract.plan import make_plan
     from embedstore.extract.schedule import share_of
     from embedstore.prompts import TEMPLATES
@@ -171,14 +171,20 @@ def extract(
         raise errors.UsageError("--name renames one model; give one --model with it")
     if device is not None and (devices is not None or engine == "ray"):
         raise errors.UsageError("--device is for one process in this one's place; leave it out with --devices or ray")
-    if devices is not None and engine == "local":
-        devices_of(devices)
+    if price_per_hour is not None and not dry_run:
+        raise errors.UsageError("--price-per-hour is for --dry-run, which says what it would cost")
+    check_engine(engine=engine, devices=devices, address=address)
     index, of, found_in = share_of(share, os.environ)
     allowed_failures(max_failures, 0)
     out = console.human(quiet=quiet, as_json=as_json)
-    here = device or ("cpu" if (devices or "").startswith("cpu") else "auto")
+    if found_in not in (None, "--share"):  # nobody asked for it in so many words, so it is said even with --quiet
+        click.echo(f"Share {index} of {of}, from {found_in}; --share 0/1 is everything", err=True)
+    # Processes load models of their own; the one here then embeds texts only, and must not take memory of a GPU.
+    here = "cpu" if devices is not None or engine == "ray" else device_of_this_process(device or "auto", os.environ)
+    if dry_run and devices is not None and engine == "local":
+        here = devices_of(devices)[0]
     load = partial(load_encoder, device=here, precision=precision, dtype=dtype, name=name)
-    listing: dict[str, Any] = {"limit": limit, "block_rows": block_rows, "extend": extend}
+    listing: dict[str, Any] = {"limit": limit, "block_rows": block_rows, "extend": extend, "retry_failed": retry_failed}
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "captions": captions}
     made: list[Any] = []
     images = open_source(source, dataset=dataset, split=split, classes=classes, allow_commands=allow_commands)
@@ -189,14 +195,20 @@ def extract(
     if store is None or dry_run:
         for model in models:
             encoder = encoder if model == models[0] else load(model)
-            made.append(make_plan(store, encoder, images, devices=devices, **listing, **loading))
+            devices_here = devices if engine == "local" else None
+            plan = make_plan(store, encoder, images, devices=devices_here, share=(index, of), **listing, **loading)
+            made.append(plan)
             console.print_plan(out, made[-1], price_per_hour)
     else:
         stored = list_rows(store, images, **listing)
         names = stored.class_names
         out.print(f"{stored.name}: {len(stored):,} images, {len(names) if names else 'no'} class names")
         if found_in is not None:
-            out.print(f"Share {index} of {of}, from {found_in}: the blocks of other shares stay pending here")
+            blocks = -(-len(stored) // stored.block_rows)
+            mine = len(range(index, blocks, of))
+            out.print(
+                f"Share {index} of {of}, from {found_in}: {mine} of {blocks} blocks; the others are left to others"
+            )
         for model in models:
             encoder = encoder if model == models[0] else load(model)
             store.add_model(encoder.provenance, encoder.projection)

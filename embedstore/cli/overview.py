@@ -12,7 +12,7 @@ from rich.text import Text
 
 from embedstore.cli.console import bytes_text
 from embedstore.encoders import parse_model
-from embedstore.errors import UnknownName
+from embedstore.errors import StoreCorrupt, UnknownName
 from embedstore.records import FAILED, OK, Failure
 from embedstore.store import Images, Store
 
@@ -56,6 +56,9 @@ def inventory(store: Store) -> list[dict[str, Any]]:
 
 def print_inventory(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     """The table of :func:`inventory`."""
+    if not rows:
+        console.print("Nothing has been extracted into this store yet.")
+        return
     models = list(dict.fromkeys(model for row in rows for model in row["models"]))
     table = Table()
     for name in ("data set", "split"):
@@ -74,10 +77,17 @@ def print_inventory(console: Console, rows: Sequence[dict[str, Any]]) -> None:
             cells.append(text)
         table.add_row(row["dataset"], row["split"], f"{row['rows']:,}", str(row["classes"] or "–"), *cells)
     console.print(table)
+    problems = {have["problem"]: None for row in rows for have in row["models"].values() if "problem" in have}
+    for problem in problems:
+        console.print(f"note: {problem}", markup=False, soft_wrap=True)
 
 
-def _completeness(store: Store, model: str, dataset: str, split: str) -> dict[str, int]:
-    return _counts(store.images(model, dataset, split))
+def _completeness(store: Store, model: str, dataset: str, split: str) -> dict[str, Any]:
+    """How many rows are what; where that cannot be read, why, so that the others are listed all the same."""
+    try:
+        return dict(_counts(store.images(model, dataset, split)))
+    except StoreCorrupt as error:
+        return {"ok": 0, "failed": 0, "pending": len(store.rows(dataset, split)), "problem": str(error)}
 
 
 def _counts(images: Images) -> dict[str, int]:

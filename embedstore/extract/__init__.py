@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from embedstore.errors import ModelUnavailable, TooManyFailures
+from embedstore.errors import FingerprintMismatch, ModelUnavailable, TooManyFailures, WorkerLost
 from embedstore.extract.blocks import BlockRunner
 from embedstore.extract.outcome import MOST_FAILURES, Block, BlockReport, Outcome
 from embedstore.prompts import check_class_names, prompts, templates
@@ -17,12 +18,14 @@ from embedstore.sources import Source
 from embedstore.store import DEFAULT_BLOCK_ROWS, ImageWriter, Split, Store
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from embedstore.encoders import Encoder
 
 __all__ = ["BlockReport", "BlockRunner", "Outcome", "embed_blocks", "embed_images", "embed_texts", "list_rows"]
 
 # The seam between what is to be done and who does it: "run these blocks, and say how many rows are through".
-RunBlocks: TypeAlias = Callable[[Sequence[Block], Callable[[int], None]], Iterator[BlockReport]]
+RunBlocks: TypeAlias = Callable[[Sequence[Block], Callable[[int], None]], Generator[BlockReport]]
 
 
 def list_rows(
@@ -32,6 +35,7 @@ def list_rows(
     limit: int | None = None,
     block_rows: int = DEFAULT_BLOCK_ROWS,
     extend: bool = False,
+    retry_failed: bool = False,
 ) -> Split:
     """List a source's rows and fix them in the store, before any of them is embedded.
 
@@ -43,6 +47,8 @@ def list_rows(
         Rows a block, for a split that is not in the store yet.
     extend : bool
         Append rows that the stored split does not have.
+    retry_failed : bool
+        Images that no model has embedded may have been replaced by others of the same name.
 
     Raises
     ------
@@ -52,7 +58,9 @@ def list_rows(
         If the store holds other rows under this name.
     """
     rows = source.scan().first(limit)
-    return store.add_rows(source.dataset, source.split, rows, block_rows=block_rows, extend=extend)
+    return store.add_rows(
+        source.dataset, source.split, rows, block_rows=block_rows, extend=extend, retry_failed=retry_failed
+    )
 
 
 def embed_texts(
@@ -158,19 +166,25 @@ def embed_blocks(
         More than `max_failures` rows failed. The blocks that are done, and their failures, are in the store.
     """
     split = writer.rows
-    if retry_failed:
-        writer.forget_failed(share)
-    blocks = [block for block in writer.pending() if block[0] % share[1] == share[0]]
+    blocks = [one for one in writer.pending(retry_failed=retry_failed) if one[0] % share[1] == share[0]]
     to_do = sum(stop - start for _, start, stop in blocks)
     outcome = Outcome(writer.model, split.name, rows=len(split))
-    _count(outcome, store, split)
+    status = writer.status()
+    for _, start, stop in blocks:
+        status[start:stop] = PENDING  # some may be done: of a block that is embedded again, or was short and has grown
+    _count(outcome, status)
     _check_budget(outcome, max_failures)
     began = time.perf_counter()
-    for report in run(blocks, lambda rows: progress(rows, to_do) if progress is not None else None):
-        _add(outcome, report, split)
-        _check_budget(outcome, max_failures)
+    with closing(run(blocks, lambda rows: progress(rows, to_do) if progress is not None else None)) as reports:
+        for report in reports:
+            _add(outcome, report, split)
+            _check_budget(outcome, max_failures)
     outcome.seconds = time.perf_counter() - began
-    _count(outcome, store, split)
+    if outcome.tried != to_do:
+        raise WorkerLost(f"only {outcome.tried:,} of {to_do:,} rows were done; run the same command again")
+    # What the store says now, whoever wrote it: other shares may have been at work meanwhile.
+    _count(outcome, store.images(writer.model, split.dataset, split.split).status)
+    _check_budget(outcome, max_failures)
     return outcome
 
 
@@ -189,9 +203,9 @@ def _add(outcome: Outcome, report: BlockReport, split: Split) -> None:
             outcome.failures.append(split.failure(row, reason))
 
 
-def _count(outcome: Outcome, store: Store, split: Split) -> None:
-    """What the store says, whoever wrote it: other shares may have been at work meanwhile."""
-    status = store.images(outcome.model, split.dataset, split.split).status
+def _count(outcome: Outcome, status: npt.NDArray[np.uint8]) -> None:
+    if len(status) != outcome.rows:
+        raise FingerprintMismatch(f"{outcome.name} was extended while this run was at it; run the same command again")
     outcome.ok, outcome.failed, outcome.pending = (int((status == one).sum()) for one in (OK, FAILED, PENDING))
     assert outcome.rows == outcome.ok + outcome.failed + outcome.pending
 

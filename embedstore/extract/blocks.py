@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -83,7 +83,7 @@ class BlockRunner:
 
     def run(
         self, blocks: Sequence[Block], progress: Callable[[int], None] = lambda rows: None
-    ) -> Iterator[BlockReport]:
+    ) -> Generator[BlockReport]:
         """Embed and write these blocks, in order; yield a report once a block is in the store.
 
         Out of GPU memory, the batch is halved for all that is left, and the block begun again.
@@ -114,7 +114,8 @@ class BlockRunner:
                     raise ModelUnavailable(f"there is no memory for one image: {_first_line(error)}") from error
                 self.batch_size //= 2
                 notes += (f"out of memory with {self.batch_size * 2} images at once; going on with {self.batch_size}",)
-                _empty_gpu_cache()
+            if notes:
+                _empty_gpu_cache()  # only here: the exception held on to what did not fit
 
     def _round(self, blocks: Sequence[Block], progress: Callable[[int], None]) -> Iterator[BlockReport]:
         """Embed blocks while the one before is being written."""
@@ -156,7 +157,7 @@ class BlockRunner:
             self._embed_batch(block, at, batch)
             block.seconds["read"] += batch.read_seconds
             block.seconds["decode"] += batch.decode_seconds
-            block.seconds["wait"] += arrived - began
+            block.seconds["wait" if batch.number else "start"] += arrived - began
             block.seconds["encode"] += time.perf_counter() - arrived
             if self.stop_on_error and block.reasons:
                 row, reason = min(block.reasons.items())

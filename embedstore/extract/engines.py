@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from embedstore.extract import RunBlocks
 
 ENGINES = ("local", "ray")
+
+
+def check_engine(*, engine: str, devices: str | None, address: str | None) -> None:
+    """Raise UsageError for choices that contradict each other, or devices that are not there."""
+    if engine == "ray":
+        if devices not in (None, "all") and not re.fullmatch(r"cpu:[1-9][0-9]*", devices):
+            raise UsageError(f"--devices {devices} with --engine ray: give all, or cpu:4 for four actors without a GPU")
+        return
+    if address is not None:
+        raise UsageError("--address is that of a Ray cluster; add --engine ray")
+    if devices is not None:
+        devices_of(devices)
 
 
 def choose_engine(
@@ -46,8 +59,7 @@ def choose_engine(
     UsageError
         Contradicting or impossible choices.
     """
-    if address is not None and engine != "ray":
-        raise UsageError("--address is that of a Ray cluster; add --engine ray")
+    check_engine(engine=engine, devices=devices, address=address)
     if engine == "local" and devices is None:
         return runner.run
     if "://" not in location and location.startswith("<"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.errors import EmbedstoreError, ImageError
+from embedstore.errors import EmbedstoreError, ImageError, SourceError
 from embedstore.extract.outcome import one_line
 from embedstore.records import Rows
 from embedstore.sources import Payload, Source, decode
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 # Below this many images, starting worker processes costs more than they save.
-_WORKERS_PAY_FROM = 1000
+_WORKERS_PAY_FROM = 4000
 
 # Transforms scale the short side to the model's size and cut the rest off afterwards: 20,000 × 1 pixels, a file of some
 # bytes, would become 6,720,000 × 336.
@@ -37,6 +37,7 @@ class Batch:
     pixels: Any  # (G, 3, H, W) of the G good rows, a tensor or array as preprocess gives; None where G = 0
     reasons: list[str | None]
     captions: list[str | None] | None
+    number: int = 0  # of the batches asked for
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -67,9 +68,13 @@ class Batches:
     def __getitem__(self, index: int) -> Batch | EmbedstoreError:
         """One batch, or why there is none: if a worker raised, torch would make a traceback of its message."""
         try:
-            return self._batch(*self.batches[index])
+            batch = self._batch(*self.batches[index])
+            batch.number = index
+            return batch
         except EmbedstoreError as error:
             return error
+        except MemoryError as error:  # no fault of an image: with fewer decoders it would have been decoded
+            return SourceError(f"there is no memory to decode images ({error}); give fewer --workers")
 
     def _batch(self, start: int, stop: int) -> Batch:
         pixels: list[Any] = []
@@ -104,6 +109,8 @@ class Batches:
             return one_line("preprocess", f"{shape}: scaling its short side would take gigabytes")
         try:
             return self.preprocess(image)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a transform raises on an odd image is that image's failure, not the run's
             return one_line("preprocess", f"cannot be pre-processed at {image.width} × {image.height} pixels: {error}")
 
@@ -166,6 +173,21 @@ def worker_count(workers: int | None, images: int) -> int:
     return workers if images else 0
 
 
+def _start_forkserver() -> None:
+    """Start the server deaf to Ctrl-C, which reaches every process: while it imports, it would print where it was."""
+    import signal
+    import threading
+    from multiprocessing import forkserver
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals cannot be set here
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _load_ahead(batches: Batches, workers: int, pin: bool) -> DataLoader[Any]:
     import multiprocessing
 
@@ -175,6 +197,7 @@ def _load_ahead(batches: Batches, workers: int, pin: bool) -> DataLoader[Any]:
     # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["embedstore.extract", "torch", "torchvision.transforms", "PIL.Image"])
+    _start_forkserver()
     return DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -14,7 +14,20 @@ from embedstore.errors import EmbedstoreError, UsageError
 from embedstore.extract.job import Job
 from embedstore.extract.loading import end_with_parent
 from embedstore.extract.outcome import Block
-from embedstore.extract.schedule import Event, Idle, Lost
+from embedstore.extract.schedule import Event, Idle, Lost, storage_trouble
+
+
+def device_of_this_process(device: str, environment: Mapping[str, str]) -> str:
+    """``"auto"`` and ``"cuda"`` as one of several processes on a machine means them: each another GPU.
+
+    `environment` has ``LOCAL_RANK`` (torchrun) or ``SLURM_LOCALID``. A queue may show each process its own GPU only.
+    """
+    local = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", ""))
+    if device not in ("auto", "cuda") or not local.isdecimal():
+        return device
+    import torch
+
+    return f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.device_count() > 1 else device
 
 
 def devices_of(text: str) -> list[str]:
@@ -79,6 +92,7 @@ class LocalCrew:
             except (EOFError, OSError):
                 process.join()
                 connection.close()
+                del self._workers[worker]  # or the next wait() would trip over it
                 yield worker, Lost(_how_it_ended(process.exitcode))
 
     def stop(self) -> None:
@@ -92,7 +106,8 @@ class LocalCrew:
 
 def _how_it_ended(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"the process was killed by {signal.Signals(-code).name} (out of memory?)"
+        known = {int(one): one.name for one in signal.Signals}
+        return f"the process was killed by {known.get(-code, f'signal {-code}')} (out of memory?)"
     return f"the process ended with exit code {code}; see what it printed"
 
 
@@ -104,11 +119,22 @@ def _serve(job: Job, device: str, threads: int, connection: Connection) -> None:
         runner = job.open(device)
         if device == "cpu" and "OMP_NUM_THREADS" not in os.environ and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
-        while True:
-            connection.send(Idle())
-            for report in runner.run(connection.recv()):
+        connection.send(Idle())
+        while (blocks := _received(connection)) is not None:
+            for report in runner.run(blocks):
                 connection.send(report)
+            connection.send(Idle())
     except EmbedstoreError as error:
         connection.send(error)
+    except BrokenPipeError:
+        return  # nobody is there to be told
+    except OSError as error:
+        connection.send(storage_trouble(error))
+
+
+def _received(connection: Connection) -> list[Block] | None:
+    try:
+        blocks: list[Block] = connection.recv()
     except (EOFError, OSError):
-        return
+        return None
+    return blocks

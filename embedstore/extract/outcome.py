@@ -11,8 +11,9 @@ from embedstore.records import Failure
 # A block: its number, its first row, and the row behind its last.
 Block: TypeAlias = tuple[int, int, int]
 
-# How the time of extraction is spent. Reading and decoding happen in the workers, writing behind the model's back.
-SPENT = ("read", "decode", "wait", "encode", "write")
+# How the time of extraction is spent. "start" is the wait for the first batch, until when workers start. Reading and
+# decoding happen in the workers, writing behind the model's back.
+SPENT = ("start", "read", "decode", "wait", "encode", "write")
 
 # Of the failures of one run, this many are kept in memory; all of them are in the store.
 MOST_FAILURES = 100

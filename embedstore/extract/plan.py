@@ -11,9 +11,9 @@ import numpy as np
 from embedstore.errors import EmbedstoreError, NotAvailable, UnknownName
 from embedstore.extract.loading import Batches, each_batch, worker_count
 from embedstore.extract.local import devices_of
-from embedstore.records import Rows
+from embedstore.records import FAILED, PENDING, Rows
 from embedstore.sources import Source
-from embedstore.store import Store
+from embedstore.store import Store, check_keys
 
 if TYPE_CHECKING:
     from embedstore.encoders import Encoder
@@ -54,10 +54,12 @@ def make_plan(
     block_rows: int,
     limit: int | None = None,
     extend: bool = False,
+    retry_failed: bool = False,
     batch_size: int = 64,
     workers: int | None = None,
     captions: str | None = None,
     devices: str | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Plan:
     """Count what is to be done, and embed the first of it to see how fast that goes.
 
@@ -67,6 +69,8 @@ def make_plan(
         None where there is none yet.
     devices : str, optional
         What a run would be given; each is taken to be as fast as this process.
+    share : (int, int)
+        As for :func:`embedstore.extract.embed_blocks`.
 
     Raises
     ------
@@ -75,16 +79,21 @@ def make_plan(
     """
     processes = len(devices_of(devices)) if devices else 1
     rows = source.scan().first(limit)
-    stored = None
-    if store is not None and source.split in store.datasets().get(source.dataset, ()):
-        stored = store.rows(source.dataset, source.split)
-        rows = store.merge_rows(source.dataset, source.split, rows, extend=extend)
-        block_rows = stored.block_rows
+    if store is None:
+        check_keys(rows)
+    else:
+        rows = store.merge_rows(source.dataset, source.split, rows, extend=extend, retry_failed=retry_failed)
+        if source.split in store.datasets().get(source.dataset, ()):
+            block_rows = store.rows(source.dataset, source.split).block_rows
+    if store is not None and encoder.provenance.name in store.models():
+        store.check_model(encoder.provenance)
     done = _status(store, encoder.provenance.name, source)
     status = np.zeros(len(rows), dtype=np.uint8)
     status[: len(done)] = done
     blocks = [(start, min(start + block_rows, len(rows))) for start in range(0, len(rows), block_rows)]
-    to_do = [(start, stop) for start, stop in blocks if not status[start:stop].all()]
+    again = (FAILED,) if retry_failed else ()
+    mine = blocks[share[0] :: share[1]]
+    to_do = [(start, stop) for start, stop in mine if np.isin(status[start:stop], (PENDING, *again)).any()]
     count = sum(stop - start for start, stop in to_do)
     lengths = np.concatenate([rows.length[start:stop] for start, stop in to_do]) if to_do else np.zeros(0, np.int64)
     rate = _measure(encoder, source, rows, to_do, batch_size, workers, captions) if to_do else None

@@ -9,7 +9,7 @@ from typing import Any
 from embedstore.errors import EmbedstoreError, ModelUnavailable, UsageError
 from embedstore.extract.job import Job
 from embedstore.extract.outcome import Block, BlockReport
-from embedstore.extract.schedule import Event, Idle, Lost
+from embedstore.extract.schedule import Event, Idle, Lost, storage_trouble
 
 
 class Worker:
@@ -27,6 +27,8 @@ class Worker:
             yield from self._runner.run(blocks)
         except EmbedstoreError as error:
             yield error
+        except OSError as error:
+            yield storage_trouble(error)
 
 
 class RayCrew:
@@ -49,7 +51,7 @@ class RayCrew:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=None)
             except (ConnectionError, ValueError) as error:
                 raise UsageError(f"there is no Ray cluster at {address or 'RAY_ADDRESS'}: {error}") from error
-        self.size, device = _size(ray.cluster_resources(), len(ray.nodes()), devices)
+        self.size, device = _size(ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()), devices)
         options = {"num_cpus": 1, "num_gpus": 1 if device == "cuda" else 0, "max_restarts": 0}
         self._actor = ray.remote(Worker).options(**options)
         self._ray, self._job, self._device = ray, job, device
@@ -115,6 +117,4 @@ def _size(resources: dict[str, float], nodes: int, devices: str) -> tuple[int, s
     kind, _, number = devices.partition(":")
     if kind == "cpu" and number.isdigit() and int(number) > 0:
         return int(number), "cpu"
-    if devices != "all":
-        raise UsageError(f"--devices {devices} with --engine ray: give all, or cpu:4 for four actors without a GPU")
     return (gpus, "cuda") if gpus else (nodes, "cpu")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -88,7 +88,7 @@ class Rounds:
         self._again += [part for part in ([*unfinished[:1]], [*unfinished[1:]]) if part]
 
 
-def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], None]) -> Iterator[BlockReport]:
+def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], None]) -> Generator[BlockReport]:
     """Let a crew embed these blocks; yield a report for each, in the order in which they are done.
 
     Parameters
@@ -126,6 +126,7 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
                     progress(event.block[2] - event.block[1])
                     yield event
                 elif isinstance(event, Idle):
+                    assert not at_work[worker], "a worker is idle before it has done its round"
                     idle.add(worker)
                 elif isinstance(event, Lost):
                     failed_starts += not at_work[worker]
@@ -133,6 +134,7 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
                         raise WorkerLost(f"workers end before they embed anything: {event.reason}")
                     rounds.lost(at_work[worker], event.reason)
                     at_work[worker] = []
+                    idle.discard(worker)
                     if rounds:
                         crew.start(worker)
                     else:
@@ -143,6 +145,11 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
         crew.stop()
     if rounds.poisonous:
         raise WorkerLost(_verdict(rounds.poisonous))
+
+
+def storage_trouble(error: OSError) -> EmbedstoreError:
+    """A full disk, a store that is away: no fault of the block, so its worker must not seem to have died of it."""
+    return EmbedstoreError(f"{type(error).__name__}: {error}. What is done is in the store; the same command goes on")
 
 
 def _verdict(poisonous: Mapping[Block, str]) -> str:
@@ -169,11 +176,15 @@ def share_of(text: str | None, environment: Mapping[str, str]) -> tuple[int, int
     UsageError
     """
     if text is not None:
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if match is None or int(match[1]) >= int(match[2]):
             raise UsageError(f"--share {text} is not understood: 3/16 is the fourth of sixteen shares, 0/16 the first")
         return int(match[1]), int(match[2]), "--share"
     for index, of in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if environment.get(index, "").isdigit() and environment.get(of, "").isdigit() and environment[of] != "1":
-            return int(environment[index]), int(environment[of]), f"{index} and {of}"
+        if environment.get(index) is None or environment.get(of) in (None, "1"):
+            continue
+        mine, all_of_them = environment[index], environment[of]
+        if not re.fullmatch(r"[0-9]+/[0-9]+", f"{mine}/{all_of_them}") or int(mine) >= int(all_of_them):
+            raise UsageError(f"{index}={mine} and {of}={all_of_them} are no share; give --share, or 0/1 for everything")
+        return int(mine), int(all_of_them), f"{index} and {of}"
     return 0, 1, None

@@ -2,7 +2,7 @@
 
 from embedstore.store.damage import Problem
 from embedstore.store.images import Images, ImageWriter
-from embedstore.store.splits import Split
+from embedstore.store.splits import Split, check_keys
 from embedstore.store.store import DEFAULT_BLOCK_ROWS, Store
 
-__all__ = ["DEFAULT_BLOCK_ROWS", "ImageWriter", "Images", "Problem", "Split", "Store"]
+__all__ = ["DEFAULT_BLOCK_ROWS", "ImageWriter", "Images", "Problem", "Split", "Store", "check_keys"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from embedstore.errors import FingerprintMismatch
 from embedstore.records import Rows, Shard
@@ -13,7 +14,9 @@ _ADVICE = "Extract it under another --dataset or --split name, or into another s
 _MOST_NAMES = 3
 
 
-def merged(name: str, stored: Rows, now: Rows, *, extend: bool) -> Rows:
+def merged(
+    name: str, stored: Rows, now: Rows, *, extend: bool, replaceable: npt.NDArray[np.bool_] | None = None
+) -> Rows:
     """The stored rows, in their order, and behind them those that are new, in the order of the scan.
 
     The order in which a source lists its rows may change (a new file sorts between two old ones); a stored row keeps
@@ -25,6 +28,8 @@ def merged(name: str, stored: Rows, now: Rows, *, extend: bool) -> Rows:
         What messages call the split.
     extend : bool
         Whether new rows are allowed.
+    replaceable : (N,) bool, optional
+        Stored rows whose image may have another length now: no model has embedded it.
 
     Raises
     ------
@@ -36,6 +41,9 @@ def merged(name: str, stored: Rows, now: Rows, *, extend: bool) -> Rows:
     renumbered = np.array([number_of[shard] for shard in now.shards] or [-1], dtype=np.int32)
     shard = np.where(now.shard < 0, -1, renumbered[now.shard]).astype(np.int32)  # (N,) in terms of `shards`
     row_of = {key: row for row, key in enumerate(now.keys)}
+    if len(now) < len(stored) and list(now.keys) == list(stored.keys[: len(now)]):
+        what = f"{len(stored):,} were listed, and now only the first {len(now):,} of them (another --limit?)"
+        raise _changed(name, what)
     gone = [key for key in stored.keys if key not in row_of]
     if gone:
         raise _changed(name, f"{len(gone):,} of {len(stored):,} images are missing now: {_some(gone)}")
@@ -47,11 +55,16 @@ def merged(name: str, stored: Rows, now: Rows, *, extend: bool) -> Rows:
         ("shard", stored.shard, shard),
     )
     for column, then, today in columns:
-        differs = np.flatnonzero(then != today[old])
+        changed = then != today[old]
+        if column == "length" and replaceable is not None:
+            changed &= ~replaceable
+        differs = np.flatnonzero(changed)
         if len(differs):
             row = differs[0]
             more = f" (and so for {len(differs) - 1:,} more)" if len(differs) > 1 else ""
             values = f"was {then[row]}, and is {today[old[row]]} now"
+            if column == "length" and replaceable is None:
+                values += ", with --retry-failed it may be another if no model has embedded that image"
             raise _changed(name, f"the {column} of {stored.keys[row]!r} {values}{more}")
     new = np.setdiff1d(np.arange(len(now)), old)
     if len(new) and not extend:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import zarr
 
 from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreError
-from embedstore.records import FAILED, OK, Failure, FloatArray, IntArray, Provenance, fingerprint
+from embedstore.records import FAILED, OK, PENDING, Failure, FloatArray, IntArray, Provenance, fingerprint
 from embedstore.store import layout
 from embedstore.store.splits import Split
 
@@ -142,7 +142,8 @@ class ImageWriter:
 
     def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split) -> None:
         self.rows, self.model = rows, provenance.name
-        group = layout.group_at(root, path_of(provenance.name, rows.dataset, rows.split))
+        self._root, self._path = root, path_of(provenance.name, rows.dataset, rows.split)
+        group = layout.group_at(root, self._path)
         self._arrays = {
             name: layout.for_writing(layout.array_at(group, name), sparse=name == "failure")
             for name in layout.children(group, zarr.Array)
@@ -153,23 +154,29 @@ class ImageWriter:
         """Names of the arrays of vectors."""
         return sorted(set(self._arrays) - {"status", "failure"})
 
-    def pending(self) -> list[tuple[int, int, int]]:
-        """``(block, start, stop)`` of the blocks that are not done, in order."""
-        status = layout.read(self._arrays["status"])
+    def status(self) -> npt.NDArray[np.uint8]:
+        """(N,) uint8, as it is now."""
+        return layout.read(self._arrays["status"])
+
+    def pending(self, *, retry_failed: bool = False) -> list[tuple[int, int, int]]:
+        """``(block, start, stop)`` of the blocks that are not done, in order; also those with a failed row if asked."""
         # A finished row is never 0: a block whose chunk exists has no zero, one whose chunk is missing only zeros. One
         # that was short when its split was extended has both.
-        return [block for block in self.rows.blocks() if not status[block[1] : block[2]].all()]
+        again = (PENDING, FAILED) if retry_failed else (PENDING,)
+        to_do = np.isin(self.status(), again)
+        return [block for block in self.rows.blocks() if to_do[block[1] : block[2]].any()]
 
     def forget(self, start: int, stop: int) -> None:
         """Make the block of rows ``[start, stop)`` pending again."""
         layout.erase(self._arrays["status"], start, stop)
 
-    def forget_failed(self, share: tuple[int, int] = (0, 1)) -> None:
-        """Make blocks that hold a failed row pending again: of every ``share[1]`` blocks, the one at ``share[0]``."""
-        status = layout.read(self._arrays["status"])
-        for block, start, stop in self.rows.blocks():
-            if block % share[1] == share[0] and (status[start:stop] == FAILED).any():
-                self.forget(start, stop)
+    def _refuse_if_extended(self) -> None:
+        """A last block that is short would be written over rows that it does not know."""
+        stored = layout.committed(self._root, self._path, KIND)
+        if stored is None or stored["rows"] != self.rows.fingerprint:
+            raise FingerprintMismatch(
+                f"{self.rows.name} was extended while this run was at it; run the same command again"
+            )
 
     def write(
         self,
@@ -198,6 +205,10 @@ class ImageWriter:
             raise StoreError("a finished block has no pending rows")
         if sorted(reasons) != np.flatnonzero(status == FAILED).tolist():
             raise StoreError("every failed row has a reason, and no other row has one")
+        if stop - start < self.rows.block_rows:
+            self._refuse_if_extended()
+        if layout.read(self._arrays["status"], slice(start, stop)).any():
+            self.forget(start, stop)  # a block that is done is not rewritten as such
         for name, values in columns.items():
             self._arrays[name][start:stop] = values
         texts = np.full(stop - start, "", dtype=np.dtypes.StringDType())

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from embedstore.errors import UsageError
+from embedstore.errors import StoreCorrupt, UsageError
 from embedstore.records import Failure, IntArray, Rows, Shard
 from embedstore.store import changes, layout
 
@@ -91,8 +91,8 @@ class Split:
         return [layout.whole(layout.array_at(self._root, f"{path}/{name}"), len(self)) for name in names]
 
     def row_list(self) -> Rows:
-        """The whole list in memory, to read images with."""
-        return Rows(
+        """The whole list in memory, to read images with; StoreCorrupt if it is not the one that was stored."""
+        rows = Rows(
             keys=self.column("key").tolist(),
             labels=self.column("label"),
             shard=self.column("shard"),
@@ -102,17 +102,30 @@ class Split:
             class_names=self.class_names,
             source=self.source,
         )
+        if rows.fingerprint() != self.fingerprint:
+            raise StoreCorrupt(
+                f"the rows of {self.name} are not those of their fingerprint: damaged, or listed by two processes at "
+                "once while the source was changing. Restore them, or extract under another --dataset name"
+            )
+        return rows
 
 
-def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_rows: int, *, extend: bool) -> None:
+def write_rows(
+    root: zarr.Group,
+    dataset: str,
+    split: str,
+    rows: Rows,
+    block_rows: int,
+    *,
+    extend: bool,
+    replaceable: npt.NDArray[np.bool_] | None,
+) -> None:
     """Store a row list; see :meth:`embedstore.Store.add_rows`."""
     layout.check_name("data set", dataset)
     layout.check_name("split", split)
     if block_rows < 1:
         raise UsageError(f"a block must have at least one row, not {block_rows}")
-    for key in rows.keys:
-        if not key.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in key):
-            raise UsageError(f"the name of image {key!r} is not UTF-8, and cannot be stored; rename it")
+    check_keys(rows)
     path = f"datasets/{dataset}/{split}"
     stored = layout.committed(root, path, KIND)
     if stored is None:
@@ -124,23 +137,38 @@ def write_rows(root: zarr.Group, dataset: str, split: str, rows: Rows, block_row
         _write(group, rows, block_rows, 0, rows.class_names)
         return
     there = Split(root, dataset, split, stored)
-    merged = merge_rows(there, rows, extend=extend)
-    if len(merged) > len(there):
+    merged = merge_rows(there, rows, extend=extend, replaceable=replaceable)
+    if merged.fingerprint() != there.fingerprint:
         earlier = [*there.earlier, there.fingerprint]
         names = rows.class_names or there.class_names
-        unchanged = len(there) // there.block_rows
+        unchanged = _first_change(there, merged) // there.block_rows
         _write(layout.group_at(root, path), merged, there.block_rows, unchanged, names, earlier=earlier)
     elif there.class_names is None and rows.class_names is not None:
         # Names are no part of the rows; learning them later makes nothing that was embedded wrong.
         layout.commit(layout.group_at(root, path), **{**stored, "class_names": list(rows.class_names)})
 
 
-def merge_rows(stored: Split, rows: Rows, *, extend: bool) -> Rows:
+def check_keys(rows: Rows) -> None:
+    """Raise UsageError if a key is no text: a file's name that is not UTF-8."""
+    odd = [key for key in rows.keys if not key.isprintable() and any("\ud800" <= c <= "\udfff" for c in key)]
+    if odd:
+        names = ", ".join(ascii(key) for key in odd[:3]) + (" …" if len(odd) > 3 else "")
+        raise UsageError(
+            f"the names of {len(odd):,} image(s) are not UTF-8, and cannot be stored: {names}; rename them"
+        )
+
+
+def merge_rows(stored: Split, rows: Rows, *, extend: bool, replaceable: npt.NDArray[np.bool_] | None) -> Rows:
     """See :meth:`embedstore.Store.merge_rows`."""
     changes.refuse_other_names(stored.name, stored.class_names, rows.class_names)
     if stored.fingerprint == rows.fingerprint():
         return rows
-    return changes.merged(stored.name, stored.row_list(), rows, extend=extend)
+    return changes.merged(stored.name, stored.row_list(), rows, extend=extend, replaceable=replaceable)
+
+
+def _first_change(stored: Split, rows: Rows) -> int:
+    changed = np.flatnonzero(stored.column("length") != rows.length[: len(stored)])
+    return int(changed[0]) if len(changed) else len(stored)
 
 
 def _columns(rows: Rows) -> dict[str, tuple[npt.NDArray[Any], Any, Any]]:
@@ -161,7 +189,8 @@ def _write(
     for name, (values, _, _) in _columns(rows).items():
         array = layout.for_writing(layout.array_at(group, name))
         layout.lengthen(array, len(rows))
-        array[first_block * block_rows :] = values[first_block * block_rows :]
+        # Not to the array's end: an extension that was killed may have left it longer.
+        array[first_block * block_rows : len(rows)] = values[first_block * block_rows :]
     layout.commit(
         group,
         KIND,

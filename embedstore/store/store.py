@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.errors import ContainsArrayError
@@ -87,10 +89,12 @@ class Store:
 
     @classmethod
     def find(cls, location: str | Path | ZarrStore) -> Store | None:
-        """The store at a location, for reading; None where there is none. Raises as :meth:`open` otherwise."""
+        """The store at a location, for reading; None where there is nothing. Raises as :meth:`open` otherwise."""
         try:
             return cls.open(location)
         except StoreNotFound:
+            if isinstance(location, Path | str) and Path(location).exists() and any(Path(location).iterdir()):
+                raise
             return None
 
     def __repr__(self) -> str:
@@ -119,7 +123,14 @@ class Store:
         return Split(self._root, dataset, split, content)
 
     def add_rows(
-        self, dataset: str, split: str, rows: Rows, *, block_rows: int = DEFAULT_BLOCK_ROWS, extend: bool = False
+        self,
+        dataset: str,
+        split: str,
+        rows: Rows,
+        *,
+        block_rows: int = DEFAULT_BLOCK_ROWS,
+        extend: bool = False,
+        retry_failed: bool = False,
     ) -> Split:
         """Store the row list of one split; the same rows again, in any order, are a no-op.
 
@@ -130,6 +141,8 @@ class Store:
         extend : bool
             Append the rows that the stored list does not have. Stored rows keep their numbers and finished blocks
             their bytes; a last block that was short is pending again, and every model has the new rows pending.
+        retry_failed : bool
+            An image that no model has embedded may have another length now: it has been mended.
 
         Raises
         ------
@@ -137,16 +150,39 @@ class Store:
             If stored rows are missing or other now, if class names are other ones, or if rows are new and not to be
             appended.
         """
-        splits.write_rows(self._root, dataset, split, rows, block_rows, extend=extend)
+        if split in self.datasets().get(dataset, ()):
+            self._catch_up(dataset, split)
+        replaceable = self._never_embedded(dataset, split) if retry_failed else None
+        splits.write_rows(self._root, dataset, split, rows, block_rows, extend=extend, replaceable=replaceable)
+        return self._catch_up(dataset, split)
+
+    def _catch_up(self, dataset: str, split: str) -> Split:
+        """Let every model's embeddings know of the rows that the split has now; also of those of a killed writer."""
         stored = self.rows(dataset, split)
         for model in self.models() if stored.earlier else ():
             if layout.committed(self._root, images.path_of(model, dataset, split), images.KIND) is not None:
                 images.lengthen(self._root, model, stored)
         return stored
 
-    def merge_rows(self, dataset: str, split: str, rows: Rows, *, extend: bool = False) -> Rows:
+    def merge_rows(
+        self, dataset: str, split: str, rows: Rows, *, extend: bool = False, retry_failed: bool = False
+    ) -> Rows:
         """The rows as :meth:`add_rows` would store them; it raises the same, and nothing is written."""
-        return splits.merge_rows(self.rows(dataset, split), rows, extend=extend)
+        splits.check_keys(rows)
+        if split not in self.datasets().get(dataset, ()):
+            return rows
+        replaceable = self._never_embedded(dataset, split) if retry_failed else None
+        return splits.merge_rows(self.rows(dataset, split), rows, extend=extend, replaceable=replaceable)
+
+    def _never_embedded(self, dataset: str, split: str) -> npt.NDArray[np.bool_] | None:
+        """(N,) bool: the rows that are ok in no model; None where the split is not stored."""
+        if split not in self.datasets().get(dataset, ()):
+            return None
+        never = np.ones(len(self.rows(dataset, split)), dtype=bool)
+        for model in self.models():
+            if (dataset, split) in self.embedded(model):
+                never &= ~self.images(model, dataset, split).ok
+        return never
 
     # Models -----------------------------------------------------------------------------------------------------------
 
@@ -183,12 +219,7 @@ class Store:
         """
         name = layout.check_name("model", provenance.name)
         if layout.committed(self._root, f"models/{name}", "model") is not None:
-            difference = self.provenance(name).difference(provenance)
-            if difference is not None:
-                raise FingerprintMismatch(
-                    f"the store holds another model under the name {name!r}; {difference} (stored against asked). "
-                    f"Use the stored setting, or give this one a name of its own with --name"
-                )
+            self.check_model(provenance)
             return
         group = self._root.require_group(f"models/{name}")
         if projection is not None:
@@ -202,6 +233,15 @@ class Store:
             )
             array[:] = projection
         layout.commit(group, "model", fingerprint=provenance.fingerprint(), provenance=provenance.to_json())
+
+    def check_model(self, provenance: Provenance) -> None:
+        """Raise FingerprintMismatch if another model is stored under this name; the message names the difference."""
+        difference = self.provenance(provenance.name).difference(provenance)
+        if difference is not None:
+            raise FingerprintMismatch(
+                f"the store holds another model under the name {provenance.name!r}; {difference} (stored against "
+                f"asked). Use the stored setting, or give this one a name of its own with --name"
+            )
 
     # Images -----------------------------------------------------------------------------------------------------------
 
@@ -403,7 +443,8 @@ def _checked(root: zarr.Group, location: object) -> zarr.Group:
     content: Any = dict(root.attrs).get(layout.ATTRIBUTE)
     if not isinstance(content, dict) or "format" not in content:
         raise StoreNotFound(
-            f"{_shown(location)} is a Zarr group, but not an embedstore (no {layout.ATTRIBUTE!r} attribute)"
+            f"{_shown(location)} is a Zarr group, but not an embedstore (no {layout.ATTRIBUTE!r} attribute); "
+            "if `embedstore extract` was killed as it began, run it again"
         )
     if content["format"] != layout.FORMAT:
         raise StoreCorrupt(
