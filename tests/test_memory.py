@@ -87,6 +87,8 @@ def decoders() -> list[int]:
 
 def measure(rows: int, workers: int) -> dict[str, Any]:
     """Embed so many rows into a store on disk; by how many bytes this process and each decoder grew meanwhile."""
+    import torch.utils.data  # noqa: F401 (workers need it, and it must not count)
+
     embed(Endless(1000), 0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak: importing torch takes more than any run here
     before, peaks = peak_bytes(), dict[int, list[int]]()
