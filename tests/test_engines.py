@@ -23,7 +23,7 @@ from embedstore.encoders.fake import FakeEncoder
 from embedstore.errors import ModelUnavailable, SourceError, UnknownName, UsageError, WorkerLost
 from embedstore.extract import BlockRunner, embed_blocks, embed_images, list_rows
 from embedstore.extract.job import Job
-from embedstore.extract.local import LocalCrew, devices_of
+from embedstore.extract.local import LocalCrew, device_of_this_process, devices_of
 from embedstore.extract.outcome import Block, BlockReport
 from embedstore.extract.schedule import Event, Idle, Lost, run_blocks, share_of
 from embedstore.sources import open_source
@@ -201,6 +201,27 @@ def test_an_environment_that_makes_no_sense_is_refused(rank: str, world: str) ->
 def test_devices_that_are_not_there_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--devices"):
         devices_of(text)
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "gpus", "expected"),
+    [
+        ("auto", {"LOCAL_RANK": "5"}, 8, "cuda:5"),
+        ("cuda", {"SLURM_LOCALID": "3"}, 8, "cuda:3"),
+        ("auto", {"LOCAL_RANK": "5"}, 1, "auto"),  # the queue shows each process its own GPU only
+        ("auto", {"LOCAL_RANK": "5"}, 0, "auto"),
+        ("auto", {}, 8, "auto"),
+        ("cuda:2", {"LOCAL_RANK": "5"}, 8, "cuda:2"),
+        ("cpu", {"LOCAL_RANK": "5"}, 8, "cpu"),
+    ],
+)
+def test_processes_of_one_machine_take_a_gpu_each(
+    device: str, environment: dict[str, str], gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert device_of_this_process(device, environment) == expected
 
 
 def test_devices_on_the_cpu() -> None:

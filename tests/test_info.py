@@ -191,3 +191,30 @@ def test_ls_stays_as_it_was(fake_store: Path) -> None:
     all_ok = {"ok": 10, "failed": 0, "pending": 0}
     models = {"fake": all_ok, "fake-other": all_ok}
     assert cars == {"dataset": "cars", "split": "test", "rows": 10, "classes": 2, "models": models}
+
+
+def test_an_extension_that_was_stopped_is_said_and_the_others_are_listed(fake_store: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(fake_store, tmp_path / "s.zarr"))
+    split = Store.open(store).rows("pets", "train")
+    rows = split.row_list()
+    more = {
+        name: np.append(getattr(rows, name), getattr(rows, name)[:1])
+        for name in ("labels", "shard", "offset", "length")
+    }
+    node = store / "models/fake/images/pets/train/zarr.json"
+    before = node.read_bytes()
+    Store.create(store).add_rows("pets", "train", replace(rows, keys=[*rows.keys, "new"], **more), extend=True)
+    node.write_bytes(before)
+    shown = invoke("ls", "--store", store)
+    assert shown.exit_code == 0
+    assert (
+        "note: pets/train was being extended when that was stopped; run the same `embedstore extract` again"
+        in shown.stdout
+    )
+    assert len(json.loads(invoke("ls", "--store", store, "--json").stdout)) == 4
+
+
+def test_an_empty_store_is_said_to_be_empty(tmp_path: Path) -> None:
+    Store.create(tmp_path / "s.zarr")
+    shown = invoke("ls", "--store", tmp_path / "s.zarr")
+    assert (shown.exit_code, shown.stdout) == (0, "Nothing has been extracted into this store yet.\n")

@@ -132,6 +132,7 @@ def check_growth(rows: int, workers: int) -> None:
     assert max(grown["workers"]) <= WORKER_BYTES_A_ROW * rows + SLACK
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_row_list_alone() -> None:
     check_growth(30_000, 1)
 

@@ -80,3 +80,32 @@ def test_several_devices_are_taken_to_be_as_fast_each(pictures: Path) -> None:
     )
     assert plan.processes == 2
     assert plan.cost(3.6) == pytest.approx(plan.seconds * 2 / 1000)  # type: ignore[operator]
+
+
+def test_what_the_run_would_refuse_is_refused(pictures: Path, tmp_path: Path, command: Command) -> None:
+    store, source = tmp_path / "s.zarr", pictures / "pets/train"
+    (tmp_path / "a file").write_text("x")
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a folder/x").write_text("x")
+    extract(source, Store.create(store))
+    words = ["extract", source, "--model", "fake", "--dry-run", "--store"]
+    for location, code in ((tmp_path / "a file", 2), (tmp_path / "a folder", 2), (store, 0)):
+        ended = command(*words, location)
+        assert ended.returncode == code, ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert command(*words, store, "--precision", "bf16").returncode == 5
+    half = json.loads(command(*words, tmp_path / "new", "--share", "1/2", "--block-rows", "8", "--json").stdout)
+    assert (half[0]["rows"], half[0]["rows_to_do"]) == (24, 8)
+
+
+def test_a_retry_counts_the_blocks_of_failed_images(tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = tmp_path / "birds/test"
+    folder.mkdir(parents=True)
+    for n in range(9):
+        (folder / f"{n}.png").write_bytes(png(np.random.default_rng(n), 90) if n != 5 else b"no image")
+    extract(folder, Store.create(tmp_path / "s.zarr"), block_rows=4)
+    store, encoder = Store.open(tmp_path / "s.zarr"), load_encoder("fake")
+    assert make_plan(store, encoder, open_source(str(folder)), block_rows=4).rows_to_do == 0
+    assert make_plan(store, encoder, open_source(str(folder)), block_rows=4, retry_failed=True).rows_to_do == 4

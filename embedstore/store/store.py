@@ -93,8 +93,9 @@ class Store:
         try:
             return cls.open(location)
         except StoreNotFound:
-            if isinstance(location, Path | str) and Path(location).exists() and any(Path(location).iterdir()):
-                raise
+            path = Path(location) if isinstance(location, Path | str) else Path()
+            if isinstance(location, Path | str) and (path.is_file() or (path.is_dir() and _holds_files(path))):
+                raise  # something else is in the way
             return None
 
     def __repr__(self) -> str:
