@@ -79,11 +79,10 @@ def test_killed_in_the_middle_of_a_write(bench: Bench) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("serial", [True, False], ids=["serial", "concurrent"])
-@pytest.mark.parametrize("part", range(3))
 @pytest.mark.parametrize("scenario", [PLAIN, *OTHERS], ids=lambda scenario: scenario.name)
-def test_thousands_of_kills(bench: Bench, scenario: Scenario, part: int, serial: bool) -> None:
+def test_thousands_of_kills(bench: Bench, scenario: Scenario, serial: bool) -> None:
     """Every step × a second kill somewhere behind it, with writes one by one and as they come."""
-    steps, rng = bench.reference(scenario).ended.steps["kill"], random.Random(f"{part}{serial}")
+    steps, rng = bench.reference(scenario).ended.steps["kill"], random.Random(serial)
     problems = []
     for step in range(1, steps + 1):
         faults = Fault("kill", step), a_later_fault(bench, scenario, step, rng)
