@@ -104,7 +104,7 @@ def start() -> Callable[..., subprocess.Popen[str]]:
     def start(*args: str | Path, env: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(
-            [installed, *args], env={**clean, **(env or {})}, preexec_fn=as_in_a_terminal, **{**pipes, **more}
+            [installed, *args], env={**clean, **(env or {})}, **{"preexec_fn": as_in_a_terminal, **pipes, **more}
         )
 
     return start

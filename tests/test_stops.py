@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +77,23 @@ def test_nothing_is_stored_for_a_model_that_cannot_be_had(pictures: Path, tmp_pa
     with pytest.raises(click.ClickException, match="unknown model 'typo'"):
         main([*words, "--results", str(tmp_path / "r.zarr")], standalone_mode=False)
     assert not (tmp_path / "r.zarr").exists()
+
+
+@pytest.mark.parametrize(("nohup", "code"), [(False, 75), (True, 0)])
+def test_a_session_that_is_cut_off_stops_unless_nohup(
+    pictures: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]], nohup: bool, code: int
+) -> None:
+    store = tmp_path / "s.zarr"
+    words = ["extract", pictures / "tars/many.tar", "--store", store, "--model", "fake", "--block-rows", "4"]
+
+    def in_a_session() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+
+    with start(*words, preexec_fn=in_a_session) as process:
+        while process.poll() is None and len(list(store.glob("models/fake/images/tars/test/status/c/*"))) < 5:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGHUP)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert ("Stopping …\nStopped." in stderr) == (code == 75)
+    assert "Traceback" not in stderr

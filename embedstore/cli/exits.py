@@ -81,7 +81,9 @@ def stoppable() -> Iterator[None]:
     What is finished is in the store, and the same command resumes.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    before = {one: signal.signal(one, _interrupt) for one in _STOPS} if in_main_thread else {}
+    # Who ignores a signal (nohup does) wants it ignored.
+    heard = [one for one in _STOPS if in_main_thread and signal.getsignal(one) != signal.SIG_IGN]
+    before = {one: signal.signal(one, _interrupt) for one in heard}
     try:
         yield
     except KeyboardInterrupt:
@@ -94,6 +96,7 @@ def stoppable() -> Iterator[None]:
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
     for one in _STOPS:
-        signal.signal(one, signal.SIG_DFL)  # the second time ends it at once; workers notice, and nothing is lost
+        if signal.getsignal(one) == _interrupt:
+            signal.signal(one, signal.SIG_DFL)  # the second time ends it at once; workers notice, and nothing is lost
     click.echo("Stopping …", err=True)
     raise KeyboardInterrupt
