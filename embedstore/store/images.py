@@ -207,7 +207,7 @@ class ImageWriter:
             raise StoreError("every failed row has a reason, and no other row has one")
         if stop - start < self.rows.block_rows:
             self._refuse_if_extended()
-        if layout.read(self._arrays["status"], slice(start, stop)).any():
+        if layout.read(self._arrays["status"], slice(start, stop)).all():
             self.forget(start, stop)  # a block that is done is not rewritten as such
         for name, values in columns.items():
             self._arrays[name][start:stop] = values
