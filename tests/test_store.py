@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,27 @@ def test_a_store_killed_at_any_write_ends_as_an_uninterrupted_one(tmp_path: Path
         assert contents(tmp_path / f"killed-{n}") == whole, f"killed at write {n}"
         n += 1
     assert n > 60
+
+
+class LateParents(Recording):
+    """Writes what is to be written only if it is absent, which is how Zarr makes the groups around a node, late."""
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        await asyncio.sleep(0.005)
+        if not await self.exists(key):
+            await self.set(key, value)
+
+
+def test_no_node_is_written_before_the_groups_around_it() -> None:
+    """Else a writer killed in between leaves a node that no listing reaches."""
+    memory = LateParents()
+    build(memory)
+    nodes = [key.removesuffix("zarr.json").rstrip("/") for key in memory.written if key.endswith("zarr.json")]
+    assert "models/Tiny/golden/texts/pets/plp" in nodes
+    for node in nodes:
+        around = node.rpartition("/")[0]
+        begun_anew = "/scores" in node or "/weights" in node  # a half-written result is removed as a whole
+        assert begun_anew or nodes.index(around) <= nodes.index(node), f"{node} before {around!r}"
 
 
 def test_half_written_is_absent(tmp_path: Path) -> None:

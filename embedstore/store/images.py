@@ -225,7 +225,7 @@ def create(
     path = path_of(provenance.name, rows.dataset, rows.split)
     stored = layout.committed(root, path, KIND)
     if stored is None:
-        group = root.require_group(path)
+        group = layout.make_group(root, path)
         widths = {"features": provenance.feature_dim}
         if projected:
             widths["projected"] = provenance.joint_dim

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
-from zarr.errors import ContainsArrayError, ZarrUserWarning
+from zarr.errors import ContainsArrayError, ContainsGroupError, ZarrUserWarning
 
 from embedstore.errors import StoreCorrupt, UsageError
 
@@ -44,6 +44,21 @@ def check_name(kind: str, name: str) -> str:
     if not good:
         raise UsageError(f"{name!r} cannot name a {kind} in the store: use {rule}")
     return name
+
+
+def make_group(parent: zarr.Group, path: str) -> zarr.Group:
+    """The group at `path`, made if it is not there; never before the groups it lies in.
+
+    Zarr itself writes a new group and the groups around it at once. Killed in between, it would leave a group that no
+    listing reaches, and take it for complete the next time.
+    """
+    group = parent
+    for name in path.split("/"):
+        try:
+            group = group.require_group(name)
+        except ContainsGroupError:  # another process has just come before
+            group = group_at(group, name)
+    return group
 
 
 def create_array(

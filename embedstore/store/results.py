@@ -32,9 +32,8 @@ def write(root: zarr.Group, result: Result) -> None:
     layout.check_name("model", result.model)
     layout.check_name("data set", result.id_dataset)
     layout.check_name("method", result.method)
-    group = root.create_group(
-        f"results/{result.model}/{result.id_dataset}/{result.method}/{result.key()}", overwrite=True
-    )
+    method = layout.make_group(root, f"results/{result.model}/{result.id_dataset}/{result.method}")
+    group = method.create_group(result.key(), overwrite=True)
     for name, values in result.scores.items():
         _write_whole(group, f"scores/{name}", np.asarray(values, dtype=np.float64), ("row",))
     for name, weights in result.weights.items():

@@ -129,7 +129,7 @@ def write_rows(
     path = f"datasets/{dataset}/{split}"
     stored = layout.committed(root, path, KIND)
     if stored is None:
-        group = root.require_group(path)
+        group = layout.make_group(root, path)
         for name, (_, dtype, fill) in _columns(rows).items():
             layout.create_array(
                 group, name, shape=(len(rows),), chunks=(block_rows,), dtype=dtype, dimensions=("row",), fill_value=fill

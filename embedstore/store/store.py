@@ -222,7 +222,7 @@ class Store:
         if layout.committed(self._root, f"models/{name}", "model") is not None:
             self.check_model(provenance)
             return
-        group = self._root.require_group(f"models/{name}")
+        group = layout.make_group(self._root, f"models/{name}")
         if projection is not None:
             array = layout.create_array(
                 group,

@@ -87,7 +87,7 @@ def write(
     layout.check_name("class set", class_set)
     layout.check_name("template set", template_set)
     array = layout.create_array(
-        root.require_group(f"models/{model}/texts/{class_set}"),
+        layout.make_group(root, f"models/{model}/texts/{class_set}"),
         template_set,
         shape=vectors.shape,
         chunks=vectors.shape,
