@@ -238,7 +238,7 @@ def features(picture: Picture) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["tar", "folder"])
 def test_every_kind_of_image_is_embedded_or_in_the_ledger(form: str, workers: int, tmp_path: Path) -> None:
     source = write_source(form, tmp_path)

@@ -299,7 +299,12 @@ def test_shares_add_up(pictures: Path, tmp_path: Path, command: Command, whole: 
 
 
 @pytest.mark.parametrize(
-    ("signum", "code", "decoders"), [(signal.SIGTERM, 75, "0"), (signal.SIGINT, 75, "0"), (signal.SIGKILL, -9, "1")]
+    ("signum", "code", "decoders"),
+    [
+        (signal.SIGTERM, 75, "0"),
+        pytest.param(signal.SIGINT, 75, "0", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, "1", marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_processes_leave_nobody_behind(
     pictures: Path,
@@ -346,7 +351,7 @@ class Deadly(Job):
         return runner
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_block_that_kills_its_process_is_left_out(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
 ) -> None:

@@ -240,7 +240,12 @@ def uninterrupted(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 @pytest.mark.parametrize(
-    ("signum", "code", "workers"), [(signal.SIGKILL, -9, 2), (signal.SIGTERM, 75, 1), (signal.SIGINT, 75, 0)]
+    ("signum", "code", "workers"),
+    [
+        pytest.param(signal.SIGKILL, -9, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 75, 1, marks=pytest.mark.slow),
+        (signal.SIGINT, 75, 0),
+    ],
 )
 def test_stopped_and_resumed_equals_uninterrupted(
     pictures: Path,
