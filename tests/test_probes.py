@@ -100,7 +100,7 @@ def test_the_learned_attributes():
 
 def test_moments_come_in_blocks_and_survive_an_offset(monkeypatch):
     X = rng.standard_normal((100, 3)) + 1e6
-    monkeypatch.setattr("embedstore.probes._BLOCK", 7)
+    monkeypatch.setattr("embedstore.probes.base._BLOCK", 7)
     probe = LinearProbe(epochs=1).fit(X, np.arange(100) % 2)
     np.testing.assert_allclose(probe.scale_, X.std(axis=0, ddof=1), rtol=1e-9)
     assert probe.decision_function(X).shape == (100, 2)
@@ -151,8 +151,9 @@ def test_training_does_not_import_the_compiler():
     """torch.optim does, which takes longer than most probes train; see _Adam."""
     program = """
 import sys, numpy as np
-from embedstore.probes import LinearProbe
-LinearProbe(epochs=1).fit(np.eye(4), [0, 1, 0, 1])
+from embedstore.probes import LinearProbe, LogisticProbe
+for probe in (LinearProbe(epochs=1), LogisticProbe()):
+    probe.fit(np.eye(4), [0, 1, 0, 1]).predict(np.eye(4))
 assert not [name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))]
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
@@ -179,7 +180,7 @@ def test_a_row_ignores_its_neighbours_and_the_blocks(monkeypatch):
     probe = LinearProbe(epochs=2).fit(X, y)
     whole = probe.decision_function(X)
     np.testing.assert_allclose(np.concatenate([probe.decision_function(x[None]) for x in X]), whole, atol=1e-12)
-    monkeypatch.setattr("embedstore.probes._BLOCK", 7)
+    monkeypatch.setattr("embedstore.probes.base._BLOCK", 7)
     np.testing.assert_allclose(probe.decision_function(X), whole, atol=1e-12)
 
 
