@@ -1,20 +1,32 @@
 """Does a better classifier detect out-of-distribution images better? A straight line through models, and its R².
 
 Adaloglou et al. (arXiv 2303.05828) report R² between the ID accuracy of a k-NN classifier and the AUROC of the 1-NN
-score, across CLIP models: ordinary least squares, one point per model.
+score, across CLIP models: ordinary least squares, one point per model. A study has a handful of models, so the R² alone
+says little; :func:`correlate` gives it with an interval, with rank correlations and with each model's influence.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import NotAvailable, UsageError
 
+Float64 = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
 # Values that agree to this fraction of their size differ by rounding alone, and a line through them means nothing.
 _ROUNDING = 1e-12
+_RESAMPLES = 2000  # 50 of them beyond each end of a 95 % interval
+# Of four models, most resamples hold three distinct ones or fewer: what varies is which were left out, and little else.
+_FEWEST_TO_RESAMPLE = 5
+_ENUMERATED = 8  # 8! = 40,320 orders of the models; a t distribution says p = 0 of five models in perfect order
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,94 @@ class Line:
     intercept: float
     r_squared: float
     n: int
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How two quantities go together over N models.
+
+    Attributes
+    ----------
+    n : int
+    slope, intercept, r_squared : float
+        Of the least-squares line, as :class:`Line`.
+    slope_error : float
+        Standard error of the slope: sqrt(RSS / (N - 2) / Sxx).
+    level : float
+        Of both intervals and of the band, in (0, 1).
+    interval : (low, high)
+        For R², from Fisher's z (Fisher 1921): tanh(artanh(r) ± q / sqrt(N - 3)) holds Pearson's r, and its squares hold
+        R². Where it holds r = 0, the low end is 0. Of three models it is [0, 1]: they say nothing.
+    bootstrap : (low, high) or None
+        For R², percentiles of 2,000 resamples of the models (Efron 1979); None for fewer than five models. A resample
+        without a line (x or y constant, or only two distinct models, whose R² is always 1) is drawn again.
+    pearson, pearson_p : float
+        r, and its two-sided p-value, exact for normal data.
+    spearman, spearman_p : float
+        Rank correlation; p-value by enumerating all orders up to eight models, by the t distribution beyond.
+    kendall, kendall_p : float
+        τ_b, as ``scipy.stats.kendalltau``: p exact for few models without ties, else asymptotic.
+    without : tuple of N (float or None)
+        R² when point i is left out; None where the others have no line.
+    cook : tuple of N (float or None)
+        Cook's distance (Cook 1977): e_i² h_i / (2 s² (1 - h_i)²), with the residual e, the leverage h and
+        s² = RSS / (N - 2). 0 where all points lie on the line; None where the slope rests on point i alone (h = 1).
+    x_mean, x_spread, residual : float
+        What :meth:`band` needs: the mean of x, sqrt(Sxx), and s.
+    """
+
+    n: int
+    slope: float
+    intercept: float
+    r_squared: float
+    slope_error: float
+    level: float
+    interval: Interval
+    bootstrap: Interval | None
+    pearson: float
+    pearson_p: float
+    spearman: float
+    spearman_p: float
+    kendall: float
+    kendall_p: float
+    without: tuple[float | None, ...]
+    cook: tuple[float | None, ...]
+    x_mean: float
+    x_spread: float
+    residual: float
+
+    def band(self, at: npt.ArrayLike) -> tuple[Float64, Float64]:
+        """Where the true line lies at each of the given x: pointwise confidence limits of the mean, not of new points.
+
+        ŷ ± t s sqrt(1/N + (x - x̄)² / Sxx), with t the quantile of Student's distribution with N - 2 degrees of freedom.
+
+        Parameters
+        ----------
+        at : (M,) real
+
+        Returns
+        -------
+        low, high : (M,) float64
+        """
+        from scipy.special import stdtrit
+
+        x = np.asarray(at, dtype=np.float64)
+        half = stdtrit(self.n - 2, (1 + self.level) / 2) * self.residual
+        half = half * np.hypot(1 / math.sqrt(self.n), (x - self.x_mean) / self.x_spread)
+        middle = self.intercept + self.slope * x
+        return middle - half, middle + half
+
+
+@dataclass(frozen=True)
+class Group:
+    """The points that share a label.
+
+    ``rows`` are their places in the arrays; ``correlation`` is None where they have none, and ``reason`` then says why.
+    """
+
+    rows: tuple[int, ...]
+    correlation: Correlation | None = None
+    reason: str | None = None
 
 
 def r_squared(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
@@ -50,6 +150,115 @@ def fit_line(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
     UsageError
         The arrays are not one-dimensional, differ in length, or hold NaN or infinity.
     """
+    a, b = _checked(x, y)
+    # Divided by their largest value, so that no square under- or overflows.
+    dx, dy = a - a.mean(), b - b.mean()
+    size_x, size_y = np.abs(dx).max(), np.abs(dy).max()
+    u, v = dx / size_x, dy / size_y
+    uu, uv, vv = float(u @ u), float(u @ v), float(v @ v)
+    slope = float(uv / uu * (size_y / size_x))
+    return Line(slope, float(b.mean() - slope * a.mean()), min(1.0, uv * uv / (uu * vv)), len(a))
+
+
+def correlate(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = 0.95, seed: int = 0) -> Correlation:
+    """Everything about how x and y go together: the line, R² with intervals, rank correlations, influence.
+
+    ``interval``, from Fisher's z, is the one to report. For normal points with a true R² of 0.25, 0.5 and 0.92 the 95 %
+    interval holds it in 95 to 97 % of simulated studies whatever their size; that of the bootstrap in only 82 to 86 %
+    of those with five models and 91 to 93 % of those with ten, because resamples repeat models and so look straighter
+    than a new study would. Both take the models for a random draw, which sizes of one architecture are not.
+
+    Parameters
+    ----------
+    x, y : (N,) real
+        One value per model, N >= 3.
+    level : float
+        Of the intervals, in (0, 1).
+    seed : int
+        Of the bootstrap; all else is exact.
+
+    Raises
+    ------
+    NotAvailable, UsageError
+        As :func:`fit_line`; UsageError also for a ``level`` outside (0, 1).
+    """
+    from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
+
+    if not 0 < level < 1:
+        raise UsageError(f"level must lie in (0, 1), got {level!r}")
+    line = fit_line(x, y)
+    a, b = _checked(x, y)
+    dx, dy = a - a.mean(), b - b.mean()
+    size_x, size_y = float(np.abs(dx).max()), float(np.abs(dy).max())
+    u, v = dx / size_x, dy / size_y
+    residuals = v - float(u @ v) / float(u @ u) * u
+    if np.abs(residuals).max() * size_y <= _ROUNDING * max(np.abs(b).max(), size_y):
+        residuals = np.zeros_like(v)
+    spread, residual = math.sqrt(float(u @ u)), math.sqrt(float(residuals @ residuals) / (line.n - 2))
+    pearson = math.copysign(math.sqrt(line.r_squared), line.slope)
+    ranks = rankdata(a), rankdata(b)
+    rho = spearmanr(*ranks)
+    tau = kendalltau(*ranks)
+    return Correlation(
+        n=line.n,
+        slope=line.slope,
+        intercept=line.intercept,
+        r_squared=line.r_squared,
+        slope_error=residual / spread * (size_y / size_x),
+        level=level,
+        interval=_fisher(pearson, line.n, level),
+        bootstrap=_bootstrap(u, v, level, seed),
+        pearson=pearson,
+        pearson_p=float(pearsonr(u, v).pvalue),
+        spearman=float(rho.statistic),
+        spearman_p=float(rho.pvalue) if line.n > _ENUMERATED else _exact(*ranks),
+        kendall=float(tau.statistic),
+        kendall_p=float(tau.pvalue),
+        without=tuple(_r_squared_without(a, b, i) for i in range(line.n)),
+        cook=_cook(u, residuals, residual),
+        x_mean=float(a.mean()),
+        x_spread=spread * size_x,
+        residual=residual * size_y,
+    )
+
+
+def by_group(
+    x: npt.ArrayLike, y: npt.ArrayLike, groups: Sequence[str], *, level: float = 0.95, seed: int = 0
+) -> dict[str, Group]:
+    """:func:`correlate` within each family of models (CLIP against others), or each benchmark.
+
+    Parameters
+    ----------
+    x, y : (N,) real
+    groups : sequence of N str
+        Each point's group.
+
+    Returns
+    -------
+    dict of str to Group
+        In order of first appearance. A group with too few points, or without a line, is there and says so.
+
+    Raises
+    ------
+    UsageError
+        The lengths differ, or a value is not finite.
+    """
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape or len(a) != len(groups):
+        raise UsageError(f"x and y must be (N,) and groups N names, got {a.shape}, {b.shape} and {len(groups)}")
+    places: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        places.setdefault(group, []).append(row)
+    found = {}
+    for group, rows in places.items():
+        try:
+            found[group] = Group(tuple(rows), correlate(a[rows], b[rows], level=level, seed=seed))
+        except NotAvailable as error:
+            found[group] = Group(tuple(rows), reason=str(error))
+    return found
+
+
+def _checked(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Float64, Float64]:
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
         raise UsageError(f"x and y must both be (N,), got shapes {a.shape} and {b.shape}")
@@ -60,10 +269,67 @@ def fit_line(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
     for name, values in (("x", a), ("y", b)):
         if np.ptp(values) <= _ROUNDING * np.abs(values).max():
             raise NotAvailable(f"R² is not defined: all {len(a)} values of {name} are {values[0]:g}")
-    # Divided by their largest value, so that no square under- or overflows.
-    dx, dy = a - a.mean(), b - b.mean()
-    size_x, size_y = np.abs(dx).max(), np.abs(dy).max()
-    u, v = dx / size_x, dy / size_y
-    uu, uv, vv = float(u @ u), float(u @ v), float(v @ v)
-    slope = float(uv / uu * (size_y / size_x))
-    return Line(slope, float(b.mean() - slope * a.mean()), min(1.0, uv * uv / (uu * vv)), len(a))
+    return a, b
+
+
+def _fisher(r: float, n: int, level: float) -> Interval:
+    from scipy.special import ndtri
+
+    if n == 3:
+        return 0.0, 1.0
+    if abs(r) == 1:
+        return 1.0, 1.0
+    half = float(ndtri((1 + level) / 2)) / math.sqrt(n - 3)
+    low, high = math.tanh(math.atanh(abs(r)) - half), math.tanh(math.atanh(abs(r)) + half)
+    return max(low, 0.0) ** 2, high**2
+
+
+def _bootstrap(u: Float64, v: Float64, level: float, seed: int) -> Interval | None:
+    """`u` and `v` are (N,), of a size whose squares are floats."""
+    n = len(u)
+    if n < _FEWEST_TO_RESAMPLE:
+        return None
+    generator = np.random.default_rng(seed)
+    found = np.empty(0)
+    while len(found) < _RESAMPLES:
+        rows = generator.integers(0, n, (_RESAMPLES, n))
+        distinct = 1 + np.count_nonzero(np.diff(np.sort(rows, axis=1), axis=1), axis=1)
+        x, y = u[rows], v[rows]
+        varies = [np.ptp(values, axis=1) > _ROUNDING * np.abs(values).max(axis=1) for values in (x, y)]
+        good = (distinct >= 3) & varies[0] & varies[1]
+        dx, dy = (values[good] - values[good].mean(axis=1, keepdims=True) for values in (x, y))
+        squares = (dx * dx).sum(axis=1) * (dy * dy).sum(axis=1)
+        found = np.append(found, (dx * dy).sum(axis=1) ** 2 / squares)
+    low, high = np.quantile(found[:_RESAMPLES], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), min(1.0, float(high))
+
+
+@lru_cache(maxsize=1)
+def _orders(n: int) -> npt.NDArray[np.intp]:
+    """All (n!, n) permutations."""
+    return np.array(list(permutations(range(n))), dtype=np.intp)
+
+
+def _exact(x: Float64, y: Float64) -> float:
+    """Spearman's two-sided p: the share of orders whose rank correlation is as far from 0. Ties stay tied."""
+    dx, dy = x - x.mean(), y - y.mean()
+    # Ranks are halves, and their mean too, so that the products come out alike to a few roundings.
+    return float(np.mean(np.abs(dx[_orders(len(x))] @ dy) >= abs(float(dx @ dy)) - 1e-9))
+
+
+def _r_squared_without(x: Float64, y: Float64, i: int) -> float | None:
+    try:
+        return fit_line(np.delete(x, i), np.delete(y, i)).r_squared
+    except NotAvailable:
+        return None
+
+
+def _cook(u: Float64, residuals: Float64, residual: float) -> tuple[float | None, ...]:
+    leverage = 1 / len(u) + u * u / float(u @ u)
+    found: list[float | None] = []
+    for e, h in zip(residuals.tolist(), leverage.tolist(), strict=True):
+        if 1 - h <= _ROUNDING:
+            found.append(None)
+        else:
+            found.append((e / residual) ** 2 * h / (2 * (1 - h) ** 2) if residual else 0.0)
+    return tuple(found)

@@ -21,6 +21,9 @@ PLP = (
     "a photo of the small {}.",
 )
 
+# The one prompt that the released code of MCM (Ming et al., arXiv 2211.13445) scores with; no full stop.
+MCM = ("a photo of a {}",)
+
 
 def _from_open_clip(attribute: str) -> tuple[str, ...]:
     """One of open_clip's lists. Its templates are functions of the class name, so "{}" as the name gives the text."""
@@ -32,6 +35,7 @@ def _from_open_clip(attribute: str) -> tuple[str, ...]:
 # Functions, because reading open_clip's lists imports torch, which nothing downstream of extraction may need.
 TEMPLATES: dict[str, Callable[[], tuple[str, ...]]] = {
     "plp": lambda: PLP,
+    "mcm": lambda: MCM,
     "simple": partial(_from_open_clip, "SIMPLE_IMAGENET_TEMPLATES"),
     "openai80": partial(_from_open_clip, "OPENAI_IMAGENET_TEMPLATES"),
 }
@@ -43,7 +47,8 @@ def templates(name: str) -> tuple[str, ...]:
     Parameters
     ----------
     name : str
-        ``"plp"`` (5, the default of the paper), ``"simple"`` (7) or ``"openai80"`` (80), the last two from open_clip.
+        ``"plp"`` (5, the default of the paper), ``"mcm"`` (1), ``"simple"`` (7) or ``"openai80"`` (80), the last two
+        from open_clip.
 
     Raises
     ------

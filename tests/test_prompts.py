@@ -19,7 +19,11 @@ def test_the_papers_five_prompts_to_the_letter():
     )
 
 
-@pytest.mark.parametrize(("name", "count"), [("plp", 5), ("simple", 7), ("openai80", 80)])
+def test_mcms_one_prompt_has_no_full_stop():
+    assert prompts.templates("mcm") == ("a photo of a {}",)
+
+
+@pytest.mark.parametrize(("name", "count"), [("plp", 5), ("mcm", 1), ("simple", 7), ("openai80", 80)])
 def test_every_template_has_one_place_for_the_name(name, count):
     found = prompts.templates(name)
     assert len(found) == len(set(found)) == count
@@ -35,9 +39,8 @@ def test_templates_of_open_clip_say_what_open_clip_says(name):
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones():
-    with pytest.raises(
-        UnknownName, match=r"unknown template set 'openai8'. Did you mean 'openai80'\? Known: openai80, plp"
-    ):
+    message = r"unknown template set 'openai8'. Did you mean 'openai80'\? Known: mcm, openai80, plp, simple\."
+    with pytest.raises(UnknownName, match=message):
         prompts.templates("openai8")
 
 
@@ -78,7 +81,7 @@ def test_duplicates_name_all_their_places():
 
 def test_prompts_import_nothing_heavy():
     code = (
-        "import sys, embedstore.prompts as p; p.templates('plp'); p.prompts(['cat'], 'plp');"
+        "import sys, embedstore.prompts as p; p.templates('plp'); p.templates('mcm'); p.prompts(['cat'], 'plp');"
         "print(sorted({'torch', 'open_clip', 'timm', 'PIL', 'torchvision'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
