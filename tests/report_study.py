@@ -14,6 +14,26 @@ from embedstore.report.content import Content
 from embedstore.report.page import render
 
 SCORES = {"knn": ["cosine"], "mcm": ["msp"], "plp": ["msp", "energy"], "linear": ["msp"], "mahalanobis": ["distance"]}
+# Every method of today with the scores that it has by default, and what it depends on.
+ALL_SCORES = {
+    "knn": ["cosine"],
+    "mcm": ["msp"],
+    "zero-shot": ["max-logit", "energy", "entropy", "gen", "scaled-msp", "scaled-energy", "scaled-entropy"],
+    "combined": ["sum"],
+    "plp": ["msp", "energy"],
+    "linear": ["msp", "energy"],
+    "logistic": ["msp", "energy"],
+    "mahalanobis": ["distance"],
+    "relative-mahalanobis": ["distance"],
+    "kmeans-mahalanobis": ["distance"],
+    "prototypes": ["cosine"],
+    "residual": ["residual"],
+    "vim": ["vim"],
+    "nnguide": ["guided-energy"],
+}
+SEEDED = {"plp", "linear", "logistic", "kmeans-mahalanobis", "vim", "nnguide"}
+PROMPTED = {"mcm", "zero-shot", "combined", "plp"}
+LAYER = "scores=msp+energy+l1, logit_distance=True, metrics=official"  # as the official preset has it
 HOSTILE = ["<script>alert(1)</script>", "</script><b>", "\"'><img src=http://evil.example/x>", "<!--", "{{ 7 * 7 }}"]
 
 
@@ -31,7 +51,7 @@ def result(model: str = "a", method: str = "knn", **changes: Any) -> Result:
         "params": {"seed": 0, "templates": "plp"},
         "inputs": {"images/digits/test": "1", "images/far/test": "2"},
         "id_accuracy": 0.9,
-        "metrics": {score: {"far/test": metrics(0.8)} for score in SCORES[method]},
+        "metrics": {score: {"far/test": metrics(0.8)} for score in {**ALL_SCORES, **SCORES}[method]},
         "created": "2026-01-01T00:00:00+00:00",
         "version": "0.1.0",
     }
@@ -48,6 +68,40 @@ def study(models: int = 5, oods: tuple[str, ...] = ("far/test", "near/test"), **
             table = {s: {o: metrics(0.7 + 0.04 * index + rng.uniform(0, 0.05)) for o in oods} for s in scores}
             found.append(result(f"model{index}", method, **{"id_accuracy": accuracy, "metrics": table, **changes}))
     return found
+
+
+def run(model: str, method: str, variant: str = "", seed: int = 0, templates: str = "plp", **changes: Any) -> Result:
+    """A result as `probe` stores it today: seed and prompts only where the method reads them, intervals in metrics."""
+    params = {"metrics": "default"} | ({"seed": seed} if method in SEEDED else {})
+    params |= {"templates": templates} if method in PROMPTED else {}
+    table = changes.pop("metrics", None) or {
+        score: {"far/test": measured(0.8)} for score in changes.pop("scores", ALL_SCORES[method])
+    }
+    return result(model, method, **{"params": params, "variant": variant, "metrics": table, **changes})
+
+
+def measured(auroc: float, **more: float) -> dict[str, float]:
+    bounds = {"auroc_low": auroc - 0.0123, "auroc_high": auroc + 0.0098, "fpr95_low": 0.701, "fpr95_high": 0.7654}
+    return metrics(auroc, **{**bounds, **more})
+
+
+def full(models: int = 3, oods: tuple[str, ...] = ("far/test", "near/test")) -> list[Result]:
+    """Every method of today and some variants with long names, for several models."""
+    rng = np.random.default_rng(0)
+    more = ["msp", "energy", "l1", "logit-distance", "relative-logit-distance"]
+    rows = [(method, "", scores) for method, scores in ALL_SCORES.items()]
+    rows += [("knn", "k=10, metric=l2, reduce=kth", ["distance"]), ("plp", LAYER, more), ("linear", LAYER, more)]
+    return [
+        run(
+            f"ViT-B-{index}/laion2b_s34b_b79k",
+            method,
+            variant,
+            id_accuracy=0.6 + 0.1 * index + rng.uniform(0, 0.05),
+            metrics={s: {o: measured(0.7 + 0.05 * index + rng.uniform(0, 0.1)) for o in oods} for s in scores},
+        )
+        for index in range(models)
+        for method, variant, scores in rows
+    ]
 
 
 def seeded(models: int = 5, seeds: int = 3, oods: tuple[str, ...] = ("far/test", "near/test")) -> list[Result]:
@@ -128,7 +182,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in ("meta", "br", "link", "img"):
+        if tag not in ("meta", "br", "link", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

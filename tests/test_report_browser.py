@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_study import HOSTILE, content, hostile, result, seeded, study
+from report_study import HOSTILE, content, full, hostile, result, seeded, study
 
 from embedstore.report.page import render
 
@@ -132,6 +132,23 @@ def test_several_seeds_fit_on_the_page(browser: Browser, tmp_path: Path) -> None
         assert browser.js("document.documentElement.scrollWidth") == WIDTHS[width][0]
     # Numbers stay in line, whether or not a deviation follows.
     assert browser.js("new Set([...document.querySelectorAll('.spread')].map(e => e.offsetWidth)).size") == 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_method_and_long_names_fit_on_the_page(browser: Browser, tmp_path: Path, width: str) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(content(full(3, OODS))), encoding="utf-8")
+    browser.open(path, width=width)
+    assert browser.js("getComputedStyle(document.querySelector('.interval')).display") == "none"
+    browser.shoot(SHOTS / f"{width}-all.png")
+    browser.js("document.querySelector('.show-intervals').click()")
+    assert browser.js("getComputedStyle(document.querySelector('.interval')).display") == "block"
+    browser.shoot(SHOTS / f"{width}-intervals.png")
+    wide = WIDTHS[width][0]
+    assert browser.js("document.documentElement.scrollWidth") == wide
+    # The names stay in sight while a table scrolls, and must leave room for what scrolls.
+    assert browser.js("Math.max(...[...document.querySelectorAll('tbody .name')].map(e => e.offsetWidth))") < wide / 2
+    assert browser.complaints() == []
 
 
 def test_choosing_a_method_changes_plots_captions_and_the_table(browser: Browser, report: Path) -> None:

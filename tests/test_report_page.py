@@ -12,10 +12,12 @@ from report_study import HOSTILE, Page, content, hostile, metrics, page, provena
 from embedstore.records import Result
 from embedstore.report import cells
 from embedstore.report.content import without_secrets
+from embedstore.report.main_table import main_table
+from embedstore.report.names import GLOSSARY, METHOD_ORDER
 from embedstore.report.page import render, script_json
 from embedstore.report.summary import sentences
-from embedstore.report.table import METHOD_ORDER, notes
-from embedstore.report.views import GLOSSARY, image_size, main_table
+from embedstore.report.table import notes
+from embedstore.report.views import image_size
 
 
 def loads(parsed: Page) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from embedstore.records import Provenance, Result
 from embedstore.report.content import Content
-from embedstore.report.table import METHOD_ORDER, setting
+from embedstore.report.names import DEFAULT_METRICS, METHOD_ORDER, RowOrder, metric_set, options, row_order
+from embedstore.report.table import setting
 
 # Stands for the directory of something that a store does not know the place of.
 _SOMEWHERE = "PATH"
@@ -64,26 +65,89 @@ def _spelling(model: str, provenance: Provenance) -> str:
     return f"local-dir:{_SOMEWHERE}/{model}" if provenance.pretrained == "local" else model
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One `probe`: every model by every method, with every seed. What no method of it reads is empty."""
+
+    models: tuple[str, ...]
+    methods: Mapping[str, str]  # the variant of each
+    seeds: tuple[int, ...]
+    templates: str
+
+    def joined(self, other: _Run) -> _Run | None:
+        """One run that does what both do and nothing else; None where there is none."""
+        if self.models != other.models or not set(self.methods).isdisjoint(other.methods):
+            return None
+        if self.seeds != other.seeds and self.seeds and other.seeds:
+            return None
+        if self.templates != other.templates and self.templates and other.templates:
+            return None
+        methods = {**self.methods, **other.methods}
+        return _Run(self.models, methods, self.seeds or other.seeds, self.templates or other.templates)
+
+
 def _probe(content: Content) -> Iterable[Command]:
-    # Results of one run share all but the model, the method and the seed, so that one command can make them again.
-    alike: dict[tuple[str, tuple[str, ...], str, bool], dict[int | None, list[Result]]] = {}
+    alike: dict[tuple[str, tuple[str, ...], str, bool], list[Result]] = {}
     for result in content.results:
-        seed, templates = setting(result)
-        key = (result.id_dataset, _ood_sets(result), templates or "", content.models.get(result.model) is None)
-        alike.setdefault(key, {}).setdefault(seed, []).append(result)
-    for (id_dataset, oods, templates, elsewhere), by_seed in sorted(alike.items()):
-        runs: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
-        for seed, results in by_seed.items():
-            models, methods = (tuple(sorted({getattr(r, name) for r in results})) for name in ("model", "method"))
-            runs.setdefault((models, methods), []).extend([] if seed is None else [seed])
-        for (models, methods), seeds in runs.items():
+        elsewhere = content.models.get(result.model) is None
+        key = (result.id_dataset, _ood_sets(result), metric_set(result.variant), elsewhere)
+        alike.setdefault(key, []).append(result)
+    for (id_dataset, oods, metrics, elsewhere), results in sorted(alike.items(), key=lambda pair: pair[0]):
+        for run in _runs(results):
             flags = [("--store", _SOMEWHERE if elsewhere else content.location)]
             flags += [("--results", content.location)] if elsewhere else []
-            flags += [*_each("--model", models), ("--id", id_dataset), *_each("--ood", oods)]
-            flags += _each("--method", methods) if not set(methods).issuperset(METHOD_ORDER) else []
-            flags += _each("--seed", [str(seed) for seed in sorted(seeds)])
-            flags += [("--templates", templates)] if templates not in ("", "plp") else []
+            flags += [*_each("--model", run.models), ("--id", id_dataset), *_each("--ood", oods)]
+            flags += [("--preset", metrics)] if metrics != DEFAULT_METRICS else []
+            # Without a preset's name all methods run, unless some are named.
+            whole = metrics == DEFAULT_METRICS and set(run.methods).issuperset(METHOD_ORDER)
+            flags += [] if whole else _each("--method", list(run.methods))
+            flags += _each("--option", [text for method in run.methods.items() for text in _options(*method)])
+            flags += _each("--seed", [str(seed) for seed in run.seeds])
+            # The prompts that go without saying are those of the default.
+            said = metrics == DEFAULT_METRICS and run.templates == "plp"
+            flags += [("--templates", run.templates)] if run.templates and not said else []
             yield _command(f"probe {id_dataset}", ("embedstore", "probe"), flags)
+
+
+def _runs(results: Iterable[Result]) -> list[_Run]:
+    """The fewest runs (as far as taking them in order finds them) that make these results and no others."""
+    seeds: dict[tuple[str, str, str], dict[str, set[int]]] = {}
+    for result in results:
+        seed, templates = setting(result)
+        known = seeds.setdefault((result.method, result.variant, templates or ""), {}).setdefault(result.model, set())
+        known |= set() if seed is None else {seed}
+    found: list[_Run] = []
+    for (method, variant, templates), by_model in sorted(seeds.items(), key=lambda pair: _place(*pair[0])):
+        models: dict[tuple[int, ...], list[str]] = {}
+        for model, known in sorted(by_model.items()):
+            models.setdefault(tuple(sorted(known)), []).append(model)
+        for numbers, names in models.items():
+            run = _Run(tuple(names), {method: variant}, numbers, templates)
+            wholes = ((index, other.joined(run)) for index, other in enumerate(found))
+            index, whole = next(((i, both) for i, both in wholes if both is not None), (len(found), run))
+            found[index : index + 1] = [whole]
+    return found
+
+
+def _place(method: str, variant: str, templates: str) -> tuple[RowOrder, str]:
+    return (row_order(method, variant, ""), templates)
+
+
+def _options(method: str, variant: str) -> list[str]:
+    """The options of a variant as `probe` takes them: ``["knn.k=10"]``."""
+    chosen = options(variant).items()
+    return [f"{method}.{name}={_spelled(value)}" for name, value in chosen if name != "metrics"]
+
+
+def _spelled(value: str) -> str:
+    """A variant has Python's None and True and joins tuples with "+", which large numbers have too."""
+    if value in ("None", "True", "False"):
+        return value.lower()
+    try:
+        float(value)
+    except ValueError:
+        return value.replace("+", ",")
+    return value
 
 
 def _ood_sets(result: Result) -> tuple[str, ...]:

@@ -32,7 +32,8 @@ class Content:
     outdated : int
         Results that were left out because what they were computed from has changed since, and not computed again.
     superseded : int
-        Results that were left out because newer ones with the same seed and template set cover the same cells.
+        Results that were left out because newer ones with the same options, seed and template set cover the same
+        cells.
     models : mapping of str to Provenance or None
         Of every model in the report; None where the store has results of it and nothing else.
     sources : mapping of ``"name/split"`` to str

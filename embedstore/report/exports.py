@@ -22,7 +22,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def to_csv(content: Content) -> str:
     """One line per cell under the names in ``COLUMNS``; an empty field where there is no value.
 
-    Each seed and template set has its own cells; means over the seeds are on the page alone.
+    Each variant of a method, seed and template set has its own cells; means over the seeds are on the page alone.
     A name that a spreadsheet would run as a formula gets a leading quote ``'``.
     """
     text = io.StringIO()
@@ -36,10 +36,11 @@ def to_csv(content: Content) -> str:
 def to_json(content: Content) -> str:
     """Strict JSON, format 1.
 
-    ``{"format": 1, "version", "store", "cells": [{…}], "absent": [{"model", "id_dataset", "method", "reason",
-    "created"}], "correlations": [{"id_dataset", "ood", "method", "score", "templates", "n", "r_squared", "slope",
-    "intercept", "reason", "points": [{"model", "id_accuracy", "auroc"}]}], "notes": [{"id_dataset", "text", "models"}],
-    "outdated": int, "models": {name: provenance with its "fingerprint", or null where the store has none}}``.
+    ``{"format": 1, "version", "store", "cells": [{…}], "absent": [{"model", "id_dataset", "method", "variant",
+    "reason", "created"}], "correlations": [{"id_dataset", "ood", "method", "variant", "score", "templates", "n",
+    "r_squared", "slope", "intercept", "reason", "points": [{"model", "id_accuracy", "auroc"}]}], "notes":
+    [{"id_dataset", "text", "models"}], "outdated": int, "models": {name: provenance with its "fingerprint", or null
+    where the store has none}}``.
     A cell has the columns of the CSV. A value that does not exist is null. A correlation is over means over the seeds;
     its ``templates`` is null where the method reads no prompts.
     """

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from embedstore.correlation import fit_line
 from embedstore.errors import NotAvailable
 from embedstore.report.means import Mean, means
-from embedstore.report.table import Cell, row_order
+from embedstore.report.names import options, row_order
+from embedstore.report.table import Cell
 
 # The classifier whose accuracy is the x axis: 20-NN, stored with the method of the same name.
 ACCURACY_METHOD = "knn"
+_VOTE = frozenset({"accuracy_k", "accuracy_temperature"})
 MIN_MODELS = 3
 
 
@@ -26,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Correlation:
-    """The least-squares line through the models, for one ID set, OOD set, method, score and template set.
+    """The least-squares line through the models, for one ID set, OOD set, method, variant, score and template set.
 
     ``templates`` is None where the method reads no prompts; ``label`` is the name of its table row, ``"knn · cosine"``.
     ``r_squared``, ``slope`` and ``intercept`` are None where there is no such line; ``reason`` then says why.
@@ -35,6 +37,7 @@ class Correlation:
     id_dataset: str
     ood: str
     method: str
+    variant: str
     score: str
     templates: str | None
     label: str
@@ -51,28 +54,42 @@ def correlations(cells: Iterable[Cell]) -> list[Correlation]:
     Parameters
     ----------
     cells : iterable of Cell
-        At most one per model, ID set, method, score, OOD set, seed and template set, as
+        At most one per model, ID set, method, variant, score, OOD set, seed and template set, as
         :func:`embedstore.report.cells` returns them.
     """
     averaged = means(cells)
-    accuracy = {(mean.model, mean.id_dataset): mean.id_accuracy for mean in averaged if mean.method == ACCURACY_METHOD}
-    groups: dict[tuple[str, str, str, str, str | None], list[Mean]] = {}
+    accuracy = _accuracies(averaged)
+    groups: dict[tuple[str | None, ...], list[Mean]] = {}
     for mean in averaged:
-        groups.setdefault((mean.id_dataset, mean.ood, mean.method, mean.score, mean.templates), []).append(mean)
+        key = (mean.id_dataset, mean.ood, mean.method, mean.variant, mean.score, mean.templates)
+        groups.setdefault(key, []).append(mean)
     found = [_fit(group, accuracy) for group in groups.values()]
-    return sorted(
-        found, key=lambda fit: (fit.id_dataset, row_order(fit.method, fit.score), fit.templates or "", fit.ood)
-    )
+    return sorted(found, key=_reading_order)
 
 
-def _fit(group: list[Mean], accuracy: dict[tuple[str, str], float | None]) -> Correlation:
+def _accuracies(averaged: Iterable[Mean]) -> dict[tuple[str, str], float]:
+    """20-NN accuracy by model and ID set: of the method's defaults if there, else of a variant with the same vote."""
+    found: dict[tuple[str, str], float] = {}
+    for mean in averaged:
+        voted = mean.method == ACCURACY_METHOD and not _VOTE & set(options(mean.variant))
+        if voted and mean.id_accuracy is not None:
+            found.setdefault((mean.model, mean.id_dataset), mean.id_accuracy)
+    return found
+
+
+def _reading_order(fit: Correlation) -> tuple[object, ...]:
+    return (fit.id_dataset, row_order(fit.method, fit.variant, fit.score), fit.templates or "", fit.ood)
+
+
+def _fit(group: list[Mean], accuracy: dict[tuple[str, str], float]) -> Correlation:
     points = []
     for mean in sorted(group, key=lambda mean: mean.model):
         x = accuracy.get((mean.model, mean.id_dataset))
         if x is not None and mean.auroc is not None:
             points.append(Point(mean.model, x, mean.auroc))
     first = group[0]
-    named = (first.id_dataset, first.ood, first.method, first.score, first.templates, first.label, tuple(points))
+    key = (first.id_dataset, first.ood, first.method, first.variant, first.score, first.templates)
+    named = (*key, first.label, tuple(points))
     try:
         line = fit_line([point.id_accuracy for point in points], [point.auroc for point in points])
     except NotAvailable as error:

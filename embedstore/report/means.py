@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from embedstore.report.table import Cell, label, row_order, when
+from embedstore.report.names import RowOrder, label, metric_set, named, row_order
+from embedstore.report.table import Cell, when
 
-# What these find does not depend on the prompts, so that one row says it for all template sets.
+# Results of older versions name a template set even where the method reads no prompts.
 _WITHOUT_PROMPTS = frozenset({"knn", "linear", "mahalanobis", "relative-mahalanobis"})
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The cells of one model, ID set, method, score, OOD set and template set; means over the seeds.
+    """The cells of one model, ID set, method, variant, score, OOD set and template set; means over the seeds.
 
     Attributes
     ----------
@@ -22,13 +25,18 @@ class Mean:
         None where the method reads no prompts.
     marked : bool
         Whether ``label`` has to name the template set, because there are several on the ID set.
+    seeds : int
+        0 where the method uses no randomness.
     spread : float or None
         Sample standard deviation of the AUROC; None with less than two values.
+    auroc_interval, fpr95_interval : (low, high) or None
+        95 % intervals of a single seed; those of several say nothing about their mean.
     """
 
     model: str
     id_dataset: str
     method: str
+    variant: str
     score: str
     ood: str
     templates: str | None
@@ -38,76 +46,95 @@ class Mean:
     seeds: int
     spread: float | None = None
     marked: bool = False
+    auroc_interval: Interval | None = None
+    fpr95_interval: Interval | None = None
 
     @property
     def label(self) -> str:
-        """What its table row is called: ``"plp · energy"``, or ``"plp · energy · openai80"``."""
-        return label(label(self.method, self.score), self.templates if self.marked else None)
+        """What its table row is called: ``"plp · energy"``, ``"plp (shots=4) · energy · openai80"``."""
+        return label(named(self.method, self.variant), self.score, self.templates if self.marked else None)
 
     @property
     def classifier(self) -> str:
-        """What its ID accuracy is called: ``"plp"``, or ``"plp · openai80"``."""
-        return label(self.method, self.templates if self.marked else None)
+        """What its ID accuracy is called: ``"plp"``, ``"plp (shots=4) · openai80"``."""
+        return label(named(self.method, self.variant), self.templates if self.marked else None)
 
     @property
-    def order(self) -> tuple[tuple[int, str, int, str], str]:
+    def metrics(self) -> str:
+        """The metric set by which it was measured."""
+        return metric_set(self.variant)
+
+    @property
+    def order(self) -> tuple[RowOrder, str]:
         """Sort key of table rows."""
-        return (row_order(self.method, self.score), self.templates or "")
+        return (row_order(self.method, self.variant, self.score), self.templates or "")
 
 
 def means(cells: Iterable[Cell]) -> list[Mean]:
     """One per table row and OOD set, by ID set and model, then in reading order."""
     cells = sorted(cells, key=when)
     accuracies: dict[tuple[str | None, ...], dict[int | None, float]] = {}
-    groups: dict[tuple[str, str, str, str, str, str | None], dict[int | None, Cell]] = {}
-    sets: dict[str, set[str | None]] = {}
+    groups: dict[tuple[str | None, ...], dict[int | None, Cell]] = {}
+    sets: dict[str, set[str]] = {}
     for cell in cells:
         templates = _templates(cell)
-        groups.setdefault((cell.model, cell.id_dataset, cell.method, cell.score, cell.ood, templates), {})[
-            cell.seed
-        ] = cell
+        groups.setdefault((*_classifier(cell), cell.score, cell.ood), {})[cell.seed] = cell
         # The same for every score and OOD set; the newest, should these have been probed at different times.
         if cell.id_accuracy is not None:
             accuracies.setdefault(_classifier(cell), {})[cell.seed] = cell.id_accuracy
-        if cell.method not in _WITHOUT_PROMPTS:
+        if templates is not None:
             sets.setdefault(cell.id_dataset, set()).add(templates)
-    found = []
-    for (model, id_dataset, method, score, ood, templates), by_seed in groups.items():
-        group = list(by_seed.values())
-        aurocs = [cell.auroc for cell in group if cell.auroc is not None]
-        found.append(
-            Mean(
-                model=model,
-                id_dataset=id_dataset,
-                method=method,
-                score=score,
-                ood=ood,
-                templates=templates,
-                auroc=_mean(aurocs),
-                fpr95=_mean(cell.fpr95 for cell in group),
-                id_accuracy=_mean(accuracies.get(_classifier(group[0]), {}).values()),
-                seeds=len(group),
-                spread=statistics.stdev(aurocs) if len(aurocs) > 1 else None,
-                marked=len(sets.get(id_dataset, ())) > 1,
-            )
-        )
+    found = [
+        _over(list(by_seed.values()), accuracies, marked=len(sets.get(str(key[1]), ())) > 1)
+        for key, by_seed in groups.items()
+    ]
     return sorted(found, key=lambda mean: (mean.id_dataset, mean.model, mean.order, mean.ood))
+
+
+def _over(
+    group: list[Cell], accuracies: Mapping[tuple[str | None, ...], dict[int | None, float]], marked: bool
+) -> Mean:
+    first = group[0]
+    aurocs = [cell.auroc for cell in group if cell.auroc is not None]
+    alone = len(group) == 1
+    return Mean(
+        model=first.model,
+        id_dataset=first.id_dataset,
+        method=first.method,
+        variant=first.variant,
+        score=first.score,
+        ood=first.ood,
+        templates=_templates(first),
+        auroc=_mean(aurocs),
+        fpr95=_mean(cell.fpr95 for cell in group),
+        id_accuracy=_mean(accuracies.get(_classifier(first), {}).values()),
+        seeds=sum(cell.seed is not None for cell in group),
+        spread=statistics.stdev(aurocs) if len(aurocs) > 1 else None,
+        marked=marked,
+        auroc_interval=_interval(first.auroc_low, first.auroc_high) if alone else None,
+        fpr95_interval=_interval(first.fpr95_low, first.fpr95_high) if alone else None,
+    )
+
+
+def _interval(low: float | None, high: float | None) -> Interval | None:
+    return None if low is None or high is None else (low, high)
 
 
 def over_seeds(means: Iterable[Mean]) -> str:
     """``"over 3 seeds"``, ``"over 1 to 3 seeds"``; empty where no number is a mean of several."""
-    counts = sorted({mean.seeds for mean in means})
+    counts = sorted({mean.seeds for mean in means if mean.seeds})
     if not counts or counts[-1] == 1:
         return ""
     return f"over {counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"over {counts[0]} seeds"
 
 
 def _templates(cell: Cell) -> str | None:
-    return None if cell.method in _WITHOUT_PROMPTS else cell.templates
+    # Older versions knew no variants, and one may well read prompts: "mahalanobis (labels=pseudo)".
+    return None if cell.method in _WITHOUT_PROMPTS and not cell.variant else cell.templates
 
 
 def _classifier(cell: Cell) -> tuple[str | None, ...]:
-    return (cell.model, cell.id_dataset, cell.method, _templates(cell))
+    return (cell.model, cell.id_dataset, cell.method, cell.variant, _templates(cell))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

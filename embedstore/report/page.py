@@ -10,6 +10,7 @@ from typing import Any
 
 from embedstore.report.commands import commands, dataset_label
 from embedstore.report.content import Content
+from embedstore.report.main_table import main_table
 from embedstore.report.plots import Panel, first_label, panels
 from embedstore.report.summary import listing, outdated, sentences
 from embedstore.report.views import (
@@ -17,7 +18,6 @@ from embedstore.report.views import (
     absent_methods,
     fit_table,
     libraries,
-    main_table,
     point_tables,
     provenance_rows,
 )

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.means import Mean, means, over_seeds
+from embedstore.report.names import options
 from embedstore.report.plots import DEFAULT_LABEL
 
 DASH = "–"
 
-# Methods that learn from the labels of the ID train split; a comparison should not pass over that in silence.
-_SUPERVISED = frozenset({"linear", "mahalanobis", "relative-mahalanobis"})
+# Methods that learn from the labels of the ID train split, unless an option gives them others; a comparison should not
+# pass over that in silence.
+_SUPERVISED = frozenset({"linear", "logistic", "mahalanobis", "relative-mahalanobis", "prototypes", "vim", "nnguide"})
 
 
 def percent(value: float | None) -> str:
@@ -42,7 +44,7 @@ def outdated(content: Content) -> str | None:
 def sentences(content: Content) -> list[str]:
     """The summary, one sentence an element."""
     said = [_scope(content)]
-    averaged = means(content.cells)
+    averaged = _once(means(content.cells))
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
         said += [*_best(id_dataset, table), *_accuracy(id_dataset, table), *_fits(id_dataset, content)]
@@ -71,8 +73,8 @@ def _best(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:
             continue
         best = _leaders(column, _auroc)
         clause = f"against {dataset_label(ood)}, {_winner(best[0].auroc, best[0].label, best)}"
-        unsupervised = [mean for mean in column if mean.method not in _SUPERVISED]
-        if best[0].method in _SUPERVISED and unsupervised:
+        unsupervised = [mean for mean in column if not _supervised(mean)]
+        if _supervised(best[0]) and unsupervised:
             best = _leaders(unsupervised, _auroc)
             clause += f", without training labels {_winner(best[0].auroc, best[0].label, best)}"
         clauses.append(clause)
@@ -89,6 +91,20 @@ def _accuracy(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:
         yield f"The best ID accuracy on {id_dataset} is {said}."
 
 
+def _once(table: Iterable[Mean]) -> list[Mean]:
+    """Without rows that measure the same scores by another metric set, which are neither rivals nor ties."""
+    found: dict[tuple[object, ...], Mean] = {}
+    for mean in table:
+        chosen = frozenset(pair for pair in options(mean.variant).items() if pair[0] != "metrics")
+        key = (mean.model, mean.id_dataset, mean.method, chosen, mean.score, mean.ood, mean.templates)
+        found.setdefault(key, mean)
+    return list(found.values())
+
+
+def _supervised(mean: Mean) -> bool:
+    return mean.method in _SUPERVISED and options(mean.variant).get("labels", "true") == "true"
+
+
 def _auroc(mean: Mean) -> float:
     return mean.auroc or 0.0
 
@@ -102,7 +118,9 @@ def _leaders(table: Iterable[Mean], value: Callable[[Mean], float]) -> list[Mean
 
 def _winner(fraction: float | None, name: str, leaders: Sequence[Mean]) -> str:
     tie = f", tied with {count(len(leaders) - 1, 'other')}" if len(leaders) > 1 else ""
-    return f"{_in_words(fraction)} ({_whole(name)}, {leaders[0].model}{tie})"
+    # A line may end between the options of a long name, and nowhere else in it.
+    name = name.replace(" · ", _whole(" · ")).replace(" (", _whole(" ("))
+    return f"{_in_words(fraction)} ({name}, {leaders[0].model}{tie})"
 
 
 def _in_words(fraction: float | None) -> str:

@@ -8,33 +8,41 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from embedstore.records import Result
+from embedstore.report.names import label, named, row_order
 
-# The order in which a reader meets the methods: no labels needed first, then those that learn from labels.
-METHOD_ORDER = ("knn", "mcm", "plp", "linear", "mahalanobis", "relative-mahalanobis")
-_SCORE_ORDER = ("cosine", "msp", "energy", "distance")
-
-# Seed and template set, as `probe` stores them; None where a result does not say.
+# Seed and template set; None where the method uses no randomness or reads no prompts.
 Setting = tuple[int | None, str | None]
-CellKey = tuple[str, str, str, str, str, Setting]
+# Model, ID data set, method and variant; then score, OOD set and setting.
+MethodKey = tuple[str, str, str, str]
+CellKey = tuple[str, str, str, str, str, str, Setting]
+
+_METRICS = ("auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_low", "fpr95_high", "aupr_in", "aupr_out")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One number of the study and what belongs to it. Metrics are fractions in [0, 1], None where there is no value.
 
-    ``ood`` is ``"name/split"``; ``seed`` and ``templates`` are what `probe` was given, whether the method depends on
-    them or not; ``id_accuracy`` is that of the classifier behind `method`.
+    ``variant`` has the options in which the method differs from its defaults (``"k=10, metric=l2"``); ``ood`` is
+    ``"name/split"``; ``seed`` and ``templates`` are None where the method does not depend on them, though results of
+    older versions name them always; the bounds ``…_low`` and ``…_high`` are of 95 % intervals; ``id_accuracy`` is that
+    of the classifier behind `method`.
     """
 
     model: str
     id_dataset: str
     method: str
+    variant: str
     score: str
     ood: str
     seed: int | None
     templates: str | None
     auroc: float | None
+    auroc_low: float | None
+    auroc_high: float | None
     fpr95: float | None
+    fpr95_low: float | None
+    fpr95_high: float | None
     aupr_in: float | None
     aupr_out: float | None
     n_id: int | None
@@ -44,19 +52,25 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What its table row is called: ``"plp · energy"``."""
-        return label(self.method, self.score)
+        """What its table row is called: ``"plp · energy"``, ``"knn (k=10) · cosine"``."""
+        return label(named(self.method, self.variant), self.score)
 
 
 @dataclass(frozen=True)
 class Absence:
-    """A method that could not run for a model and ID data set, and why."""
+    """A method that could not run with these options for a model and ID data set, and why."""
 
     model: str
     id_dataset: str
     method: str
+    variant: str
     reason: str
     created: str
+
+    @property
+    def label(self) -> str:
+        """What its table row is called: ``"knn (k=10)"``."""
+        return named(self.method, self.variant)
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ class Note:
 def cells(results: Iterable[Result]) -> list[Cell]:
     """Every cell that some result covers, in reading order.
 
-    Where several results with the same seed and template set cover a cell, the newest wins.
+    Where several results with the same options, seed and template set cover a cell, the newest wins.
     """
     found = [_cell(key, result) for key, result in _newest(results).items()]
     return sorted(found, key=_reading_order)
@@ -80,24 +94,26 @@ def cells(results: Iterable[Result]) -> list[Cell]:
 def absences(results: Iterable[Result]) -> list[Absence]:
     """Methods for which the newest word is that they could not run, in reading order.
 
-    A method that ran, with whatever parameters, is not absent.
+    A method that ran with the same options, whatever seed and template set, is not absent.
     """
     results = list(results)
-    ran = {key[:3] for key in _newest(results)}
+    ran = {key[:4] for key in _newest(results)}
     found = [
-        Absence(result.model, result.id_dataset, result.method, result.absent, result.created)
+        Absence(*key, reason=result.absent, created=result.created)
         for key, result in {_method(result): result for result in _absent(results)}.items()
         if key not in ran and result.absent is not None
     ]
-    return sorted(found, key=lambda absence: (absence.id_dataset, absence.model, row_order(absence.method, "")))
+    return sorted(
+        found, key=lambda absence: (absence.id_dataset, absence.model, row_order(absence.method, absence.variant, ""))
+    )
 
 
 def in_use(results: Iterable[Result]) -> list[Result]:
-    """The results that no newer one with the same seed and template set replaces, each once, oldest first."""
+    """The results that no newer one with the same options, seed and template set replaces, each once, oldest first."""
     results = list(results)
-    newest = _newest(results)
-    ran = {(*key[:3], key[5]) for key in newest}
-    absent = {(*_method(result), setting(result)): result for result in _absent(results)}
+    newest, settings = _newest(results), _settings(results)
+    ran = {(*key[:4], key[6]) for key in newest}
+    absent = {(*_method(result), settings[id(result)]): result for result in _absent(results)}
     chosen = {id(result) for result in newest.values()}
     chosen |= {id(result) for key, result in absent.items() if key not in ran}
     return sorted((result for result in results if id(result) in chosen), key=when)
@@ -114,44 +130,54 @@ def notes(results: Iterable[Result]) -> list[Note]:
 
 def uncovered(results: Iterable[Result], by: Sequence[Result]) -> list[Result]:
     """Those of `results` that have something to say which no result in `by` says again."""
-    covered = set(_newest(by))
+    results = list(results)
+    settings = _settings([*results, *by])
+    covered = {key for result in by for key in _keys(result, settings)}
     spoken = {_method(result) for result in by}
     return [
         result
         for result in results
-        if any(key not in covered for key in _keys(result))
+        if any(key not in covered for key in _keys(result, settings))
         or (result.absent is not None and _method(result) not in spoken)
     ]
 
 
-def label(method: str, score: str | None) -> str:
-    """What a table row is called: ``"plp · energy"``."""
-    return f"{method} · {score}" if score else method
-
-
 def setting(result: Result) -> Setting:
-    """Seed and template set that `probe` was given."""
+    """Seed and template set that a result names."""
     seed, templates = result.params.get("seed"), result.params.get("templates")
     return (seed if isinstance(seed, int) else None, templates if isinstance(templates, str) else None)
 
 
-def row_order(method: str, score: str) -> tuple[int, str, int, str]:
-    """Sort key of table rows; methods and scores that this version does not know come last, by name."""
-    return (*_rank(method, METHOD_ORDER), *_rank(score, _SCORE_ORDER))
+def _settings(results: Iterable[Result]) -> dict[int, Setting]:
+    """Seed and template set that each result depends on, by its ``id``.
+
+    A result names those that its method reads; older versions named both for all methods. So what any result of a
+    method leaves out, no other depends on.
+    """
+    results = list(results)
+    silent: set[tuple[MethodKey, int]] = set()
+    for result in results:
+        silent |= {(_method(result), place) for place, value in enumerate(setting(result)) if value is None}
+    found = {}
+    for result in results:
+        seed, templates = setting(result)
+        method = _method(result)
+        found[id(result)] = (None if (method, 0) in silent else seed, None if (method, 1) in silent else templates)
+    return found
 
 
-def _rank(name: str, order: Sequence[str]) -> tuple[int, str]:
-    return (order.index(name) if name in order else len(order), name)
-
-
-def _keys(result: Result) -> list[CellKey]:
+def _keys(result: Result, settings: Mapping[int, Setting]) -> list[CellKey]:
     return [
-        (*_method(result), score, ood, setting(result)) for score, by_set in result.metrics.items() for ood in by_set
+        (*_method(result), score, ood, settings[id(result)])
+        for score, by_set in result.metrics.items()
+        for ood in by_set
     ]
 
 
 def _newest(results: Iterable[Result]) -> dict[CellKey, Result]:
-    return {key: result for result in sorted(results, key=when) for key in _keys(result)}
+    results = sorted(results, key=when)
+    settings = _settings(results)
+    return {key: result for result in results for key in _keys(result, settings)}
 
 
 def _absent(results: Iterable[Result]) -> list[Result]:
@@ -159,12 +185,12 @@ def _absent(results: Iterable[Result]) -> list[Result]:
     return sorted((result for result in results if result.absent is not None), key=when)
 
 
-def _method(result: Result) -> tuple[str, str, str]:
-    return (result.model, result.id_dataset, result.method)
+def _method(result: Result) -> MethodKey:
+    return (result.model, result.id_dataset, result.method, result.variant)
 
 
 def _reading_order(cell: Cell) -> tuple[object, ...]:
-    row = (cell.id_dataset, cell.model, row_order(cell.method, cell.score))
+    row = (cell.id_dataset, cell.model, row_order(cell.method, cell.variant, cell.score))
     return (*row, cell.templates or "", cell.ood, -1 if cell.seed is None else cell.seed)
 
 
@@ -178,20 +204,18 @@ def when(result: Result | Cell) -> datetime:
 
 
 def _cell(key: CellKey, result: Result) -> Cell:
-    model, id_dataset, method, score, ood, (seed, templates) = key
+    model, id_dataset, method, variant, score, ood, (seed, templates) = key
     metrics = result.metrics[score][ood]
     return Cell(
         model=model,
         id_dataset=id_dataset,
         method=method,
+        variant=variant,
         score=score,
         ood=ood,
         seed=seed,
         templates=templates,
-        auroc=_value(metrics, "auroc"),
-        fpr95=_value(metrics, "fpr95"),
-        aupr_in=_value(metrics, "aupr_in"),
-        aupr_out=_value(metrics, "aupr_out"),
+        **{name: _value(metrics, name) for name in _METRICS},
         n_id=_count(metrics, "n_id"),
         n_ood=_count(metrics, "n_ood"),
         id_accuracy=_value({"": result.id_accuracy}, ""),

@@ -1,4 +1,4 @@
-"""The tables of the page: numbers as they are printed, with what is best in each column and which footnote belongs."""
+"""The smaller tables of the page: absent methods, R², points, provenance."""
 
 from __future__ import annotations
 
@@ -9,133 +9,8 @@ from embedstore.records import Provenance
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.fits import Correlation
-from embedstore.report.means import Mean, means, over_seeds
 from embedstore.report.summary import DASH, count, listing, percent
-from embedstore.report.table import Absence, Cell, row_order
-
-# What a reader who is new to the field needs in order to read a row, and what the method had to know.
-GLOSSARY = {
-    "knn": "cosine similarity to the nearest ID training image, without labels. Its ID accuracy is by a vote of the "
-    "20 nearest.",
-    "mcm": "softmax over the cosines to the class names (maximum concept matching, pseudo-MSP). No training images.",
-    "plp": "pseudo-label probing: a linear layer trained on the labels that the text encoder gives to the training "
-    "images. No true labels.",
-    "linear": "a linear layer trained on the true labels.",
-    "mahalanobis": "distance to the nearest class mean, in units of the classes' covariance. True labels.",
-    "relative-mahalanobis": "the same, less the distance to the mean of all training images. True labels.",
-    "msp": "score: the largest softmax probability.",
-    "energy": "score: the log-sum-exp of the logits.",
-}
-
-
-@dataclass(frozen=True)
-class Number:
-    """A table cell; ``best`` marks the best value of its column, ``spread`` is the deviation over seeds, if any."""
-
-    text: str
-    best: bool = False
-    spread: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method of one model: ``numbers`` is accuracy, then AUROC and FPR95 of each OOD set."""
-
-    label: str
-    numbers: tuple[Number, ...]
-    footnote: int | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """An OOD set as a column head."""
-
-    label: str
-    size: str
-
-
-@dataclass(frozen=True)
-class MainTable:
-    """The main table of one ID data set; ``footnotes`` are numbered from one.
-
-    ``seeds`` is ``"over 3 seeds"`` where numbers are means, ``has_spread`` whether any of them differs between seeds.
-    """
-
-    id_dataset: str
-    columns: tuple[Column, ...]
-    models: tuple[tuple[str, tuple[Row, ...]], ...]
-    footnotes: tuple[str, ...]
-    glossary: tuple[tuple[str, str], ...]
-    has_gaps: bool
-    seeds: str
-    has_spread: bool
-
-
-def main_table(id_dataset: str, cells: Iterable[Cell], absences: Iterable[Absence]) -> MainTable:
-    """Models × methods by OOD sets, of one ID data set."""
-    here = [cell for cell in cells if cell.id_dataset == id_dataset]
-    absent = [absence for absence in absences if absence.id_dataset == id_dataset]
-    oods = sorted({cell.ood for cell in here})
-    averaged = means(here)
-    best = _best(averaged, oods)
-    footnotes = list(dict.fromkeys(f"{absence.method}: {absence.reason}" for absence in absent))
-    models = []
-    for model in sorted({cell.model for cell in here} | {absence.model for absence in absent}):
-        mine = [mean for mean in averaged if mean.model == model]
-        orders = sorted({mean.order for mean in mine})
-        rows = [(order, _row([mean for mean in mine if mean.order == order], oods, best)) for order in orders]
-        for absence in absent:
-            if absence.model == model:
-                number = footnotes.index(f"{absence.method}: {absence.reason}") + 1
-                dashes = (Number(DASH),) * (1 + 2 * len(oods))
-                rows.append(((row_order(absence.method, ""), ""), Row(absence.method, dashes, number)))
-        models.append((model, tuple(row for _, row in sorted(rows, key=lambda pair: pair[0]))))
-    terms = {cell.method for cell in here} | {cell.score for cell in here} | {absence.method for absence in absent}
-    gaps = any(number.text == DASH for _, rows in models for row in rows if not row.footnote for number in row.numbers)
-    return MainTable(
-        id_dataset=id_dataset,
-        columns=tuple(Column(dataset_label(ood), _size(here, ood)) for ood in oods),
-        models=tuple(models),
-        footnotes=tuple(footnotes),
-        glossary=tuple((term, meaning) for term, meaning in GLOSSARY.items() if term in terms),
-        has_gaps=gaps,
-        seeds=over_seeds(averaged),
-        has_spread=any(number.spread for _, rows in models for row in rows for number in row.numbers),
-    )
-
-
-def _best(table: Sequence[Mean], oods: Sequence[str]) -> list[float | None]:
-    """The best value of each column, as stored: rounding first would make ties that are none."""
-    columns = [max((mean.id_accuracy for mean in table if mean.id_accuracy is not None), default=None)]
-    for ood in oods:
-        column = [mean for mean in table if mean.ood == ood]
-        columns.append(max((mean.auroc for mean in column if mean.auroc is not None), default=None))
-        columns.append(min((mean.fpr95 for mean in column if mean.fpr95 is not None), default=None))
-    return columns
-
-
-def _row(table: Sequence[Mean], oods: Sequence[str], best: Sequence[float | None]) -> Row:
-    by_ood = {mean.ood: mean for mean in table}
-    values: list[tuple[float | None, float | None]] = [(table[0].id_accuracy, None)]
-    for ood in oods:
-        mean = by_ood.get(ood)
-        values += [(mean.auroc, mean.spread), (mean.fpr95, None)] if mean else [(None, None)] * 2
-    numbers = (
-        Number(percent(value), value is not None and value == top, _spread(spread))
-        for (value, spread), top in zip(values, best, strict=True)
-    )
-    return Row(table[0].label, tuple(numbers))
-
-
-def _spread(value: float | None) -> str:
-    """``"± 0.4"``; nothing for what would be ± 0.0, as that of a method that does not depend on the seed."""
-    text = percent(value)
-    return "" if value is None or float(text) == 0 else f"±\N{NO-BREAK SPACE}{text}"
-
-
-def _size(cells: Iterable[Cell], ood: str) -> str:
-    sizes = {cell.n_ood for cell in cells if cell.ood == ood and cell.n_ood is not None}
-    return count(sizes.pop(), "image") if len(sizes) == 1 else ""
+from embedstore.report.table import Absence
 
 
 @dataclass(frozen=True)
@@ -151,7 +26,7 @@ def absent_methods(absences: Iterable[Absence]) -> list[AbsentMethod]:
     """Each reason once."""
     models: dict[tuple[str, str], dict[str, None]] = {}
     for absence in absences:
-        models.setdefault((absence.method, absence.reason), {})[absence.model] = None
+        models.setdefault((absence.label, absence.reason), {})[absence.model] = None
     return [AbsentMethod(method, reason, tuple(names)) for (method, reason), names in models.items()]
 
 
@@ -167,10 +42,10 @@ class FitTable:
 
 def fit_table(fits: Sequence[Correlation]) -> FitTable:
     """The R² of one ID data set's fits; without rows where none of them has one."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[Correlation]] = {}
     for fit in fits:
         if fit.reason:
-            reasons.setdefault(fit.reason, []).append(f"{fit.label} on {dataset_label(fit.ood)}")
+            reasons.setdefault(fit.reason, []).append(fit)
     known = {(fit.label, fit.ood): fit.r_squared for fit in fits}
     labels = list(dict.fromkeys(fit.label for fit in fits if fit.r_squared is not None))
     oods = sorted({fit.ood for fit in fits})
@@ -181,10 +56,20 @@ def fit_table(fits: Sequence[Correlation]) -> FitTable:
         models=f"{numbers[0]} to {count(numbers[-1], 'model')}" if len(numbers) > 1 else count(sum(numbers), "model"),
         # Named where it concerns some of the fits only.
         reasons=tuple(
-            f"{reason}." if len(which) == len(fits) else f"{listing(which)}: {reason}."
+            f"{reason}." if len(which) == len(fits) else f"{_which(which, fits)}: {reason}."
             for reason, which in reasons.items()
         ),
     )
+
+
+def _which(some: Sequence[Correlation], fits: Sequence[Correlation]) -> str:
+    """The names of some fits, with their OOD sets where those are not all that the method has."""
+    said = []
+    for label in dict.fromkeys(fit.label for fit in some):
+        oods = [dataset_label(fit.ood) for fit in some if fit.label == label]
+        whole = len(oods) == sum(fit.label == label for fit in fits)
+        said += [label] if whole else [f"{label} on {ood}" for ood in oods]
+    return listing(said)
 
 
 def _two_places(value: float | None) -> str:
