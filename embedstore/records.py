@@ -206,6 +206,10 @@ class Result:
     metrics : mapping
         ``{score: {"name/split" of the OOD set: {metric: float}}}``; the metrics are ``auroc``, ``fpr95``, ``aupr_in``,
         ``aupr_out`` in [0, 1], and the sizes ``n_id`` and ``n_ood``.
+    variant : str
+        The options in which the method differs from its defaults, as ``"k=10, metric=l2"``; empty for the defaults.
+    details : mapping
+        What else the method found, by name; JSON. ``agreement`` of pseudo-labels with true labels, say.
     absent : str or None
         Why there are no metrics, where the method could not run.
     scores : mapping of ``"score/name/split"`` to (N,) float64
@@ -229,6 +233,8 @@ class Result:
     inputs: Mapping[str, str]
     id_accuracy: float | None = None
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    variant: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
     absent: str | None = None
     scores: Mapping[str, FloatArray] = field(default_factory=dict)
     weights: Mapping[str, FloatArray] = field(default_factory=dict)

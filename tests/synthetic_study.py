@@ -24,6 +24,7 @@ PROVENANCE = Provenance(
     dtype="float32",
     feature_dim=6,
     joint_dim=4,
+    logit_scale=20.0,
 )
 PROJECTION = np.random.default_rng(7).standard_normal((6, 4)).astype(np.float32)
 TEXT = np.random.default_rng(8).standard_normal((3, 1, 4)).astype(np.float32)
@@ -75,9 +76,7 @@ def put(
             writer.write(start, stop, status[start:stop], reasons=dict.fromkeys(failed, "decode: no image"), **mine)
 
 
-def study(
-    *, texts: bool = True, train: bool = True, seed: int = 0, ood: tuple[str, ...] = ("cars",), **splits: Any
-) -> Study:
+def study(*, texts: bool = True, train: bool = True, ood: tuple[str, ...] = ("cars",), **splits: Any) -> Study:
     """The study of ``pets`` against ``cars``; ``train_split``, ``test_split``, ``ood_split`` change what is put."""
     store = Store.create(MemoryStore())
     store.add_model(PROVENANCE, PROJECTION)
@@ -92,4 +91,4 @@ def study(
         put(store, "pets/train", **given["train"])
     put(store, "pets/test", **given["test"])
     put(store, "cars/test", **given["ood"])
-    return Study(store, "m", "pets", ood, seed=seed)
+    return Study(store, "m", "pets", ood)

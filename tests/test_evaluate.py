@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from zarr.storage import MemoryStore
 
 from embedstore.errors import NotAvailable, UnknownName, UsageError
 from embedstore.evaluate import METHODS, Study, run_methods
-from embedstore.probes import LinearProbe
+from embedstore.probes import LinearProbe, LogisticProbe
 from embedstore.records import Result
+from embedstore.scores import KMeansMahalanobisDetector, NNGuideDetector, ResidualDetector, ViMDetector
 from embedstore.store import Store
 
 
@@ -78,29 +80,99 @@ def expected(method: str, score: str, name: str) -> tuple[np.ndarray, np.ndarray
         return nearest, naive_knn_labels(X["train"], X["test"])
     if method == "mcm":
         return softmax(cosines(name)).max(axis=1), cosines(name).argmax(axis=1)
-    if method.endswith("mahalanobis"):
+    if method in ("mahalanobis", "relative-mahalanobis"):
         return naive_distance(name, relative=method.startswith("relative"))
-    logits = probe_logits(name, cosines("train").argmax(axis=1) if method == "plp" else LABELS["train"])
-    by_score = {"msp": softmax(logits).max(axis=1), "energy": np.log(np.exp(logits).sum(axis=1))}
-    return by_score[score], logits.argmax(axis=1)
+    if method == "zero-shot":
+        logits = cosines(name) * (20 if score.startswith("scaled-") else 1)
+        return logit_score(logits, score.removeprefix("scaled-")), logits.argmax(axis=1)
+    if method == "combined":
+        return naive_sum(name), cosines(name).argmax(axis=1)
+    if method == "prototypes":
+        to_each = unit(X[name].astype(np.float64)) @ unit(np.array([means_on_sphere(c) for c in range(3)])).T
+        return to_each.max(axis=1), to_each.argmax(axis=1)
+    pseudo = cosines("train").argmax(axis=1)
+    if method in ("vim", "nnguide", "residual", "kmeans-mahalanobis"):
+        fitted = naive_detectors()[method].fit(X["train"])
+        return fitted.score_samples(X[name]), probe_logits(name, LABELS["train"]).argmax(axis=1)
+    if method == "logistic":
+        logits = LogisticProbe(n_classes=3, seed=0).fit(X["train"], LABELS["train"]).decision_function(X[name])
+    else:
+        logits = probe_logits(name, pseudo if method == "plp" else LABELS["train"])
+    return logit_score(logits, score), logits.argmax(axis=1)
 
 
-SCORES = [("knn", "cosine"), ("mcm", "msp"), *((m, s) for m in ("plp", "linear") for s in ("msp", "energy"))]
-SCORES += [("mahalanobis", "distance"), ("relative-mahalanobis", "distance")]
+def logit_score(logits: np.ndarray, score: str) -> np.ndarray:
+    p = softmax(logits)
+    found = {
+        "msp": p.max(axis=1),
+        "energy": np.log(np.exp(logits).sum(axis=1)),
+        "max-logit": logits.max(axis=1),
+        "entropy": (p * np.log(p)).sum(axis=1),
+        "gen": -(p**0.1 * (1 - p) ** 0.1).sum(axis=1),
+    }
+    return np.asarray(found[score])
+
+
+def means_on_sphere(label: int) -> np.ndarray:
+    return np.asarray(unit(X["train"][LABELS["train"] == label].astype(np.float64)).mean(axis=0))
+
+
+def naive_sum(name: str) -> np.ndarray:
+    """Half of each: MCM and the nearest *other* train image, in units of what they are over the train images."""
+    near = unit(X["train"].astype(np.float64)) @ unit(X["train"].astype(np.float64)).T
+    np.fill_diagonal(near, -2)
+    of_train = {"text": softmax(cosines("train")).max(axis=1), "image": near.max(axis=1)}
+    here = {"text": softmax(cosines(name)).max(axis=1), "image": expected("knn", "cosine", name)[0]}
+    parts = [(here[one] - of_train[one].mean()) / of_train[one].std(ddof=1) for one in of_train]
+    return np.asarray((parts[0] + parts[1]) / 2)
+
+
+def naive_detectors() -> dict[str, Any]:
+    """Each is held to a formula in test_scores_*.py; here, to be given the right things."""
+    probe = LinearProbe(n_classes=3, seed=0).fit(X["train"], LABELS["train"])
+    coef = probe.coef_ / probe.scale_
+    layer = (coef, probe.intercept_ - coef @ probe.mean_)
+    return {
+        "vim": ViMDetector(*layer),
+        "nnguide": NNGuideDetector(*layer, k=10),
+        "residual": ResidualDetector(),
+        "kmeans-mahalanobis": KMeansMahalanobisDetector(n_clusters=10, seed=0),
+    }
+
+
+SCORES = [
+    ("knn", "cosine"),
+    ("mcm", "msp"),
+    *(("zero-shot", score) for score in ("max-logit", "energy", "entropy", "gen")),
+    *(("zero-shot", f"scaled-{score}") for score in ("msp", "energy", "entropy")),
+    ("combined", "sum"),
+    *((method, score) for method in ("plp", "linear", "logistic") for score in ("msp", "energy")),
+    ("mahalanobis", "distance"),
+    ("relative-mahalanobis", "distance"),
+    ("kmeans-mahalanobis", "distance"),
+    ("prototypes", "cosine"),
+    ("residual", "residual"),
+    ("vim", "vim"),
+    ("nnguide", "guided-energy"),
+]
+WITHOUT_CLASSIFIER = ("residual", "kmeans-mahalanobis")
+WITH_PROMPTS = ("mcm", "zero-shot", "combined", "plp")
+WITHOUT_TRAINING = ("mcm", "zero-shot")
+WITH_LABELS = ("linear", "logistic", "mahalanobis", "relative-mahalanobis", "prototypes", "vim", "nnguide")
 
 
 @pytest.mark.parametrize(("method", "score"), SCORES)
 def test_scores_accuracy_and_auroc_equal_the_restatement(found: dict[str, Result], method: str, score: str) -> None:
     result = found[method]
     (inside, predicted), (outside, _) = expected(method, score, "test"), expected(method, score, "ood")
-    np.testing.assert_allclose(result.scores[f"{score}/pets/test"], inside, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(result.scores[f"{score}/cars/test"], outside, rtol=1e-5, atol=1e-6)
-    assert result.id_accuracy == (predicted == LABELS["test"]).mean()
+    np.testing.assert_allclose(result.scores[f"{score}/pets/test"], inside, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.scores[f"{score}/cars/test"], outside, rtol=1e-4, atol=1e-6)
+    assert result.id_accuracy == (None if method in WITHOUT_CLASSIFIER else (predicted == LABELS["test"]).mean())
     metrics = result.metrics[score]["cars/test"]
     assert (metrics["n_id"], metrics["n_ood"]) == (30, 25)
     truth = np.repeat([1, 0], [30, 25])
     assert metrics["auroc"] == pytest.approx(roc_auc_score(truth, np.concatenate([inside, outside])), abs=1e-9)
-    assert 0.2 < metrics["auroc"] < 0.98, "neither trivial nor hopeless, or this compares nothing"
+    assert 0.1 < metrics["auroc"] < 0.98, "neither trivial nor hopeless, or this compares nothing"
 
 
 def test_the_accuracy_of_knn_is_by_a_vote_of_20_neighbours_at_temperature_002() -> None:
@@ -118,15 +190,14 @@ def test_every_method_is_compared_and_says_what_it_read(found: dict[str, Result]
     assert list(found) == list(METHODS) == list(dict.fromkeys(method for method, _ in SCORES))
     for result in found.values():
         assert {(result.method, score) for score in result.metrics} == {s for s in SCORES if s[0] == result.method}
-        assert set(result.inputs) == {
-            "model",
-            "images/pets/train",
-            "images/pets/test",
-            "images/cars/test",
-            "texts/pets/plp",
-        }
-        assert (result.absent, result.notes) == (None, ())
-    assert found["plp"].params.items() >= {"seed": 0, "epochs": 100, "batch_size": 256, "lr": 1e-3}.items()
+        read = {"model", "images/pets/test", "images/cars/test"}
+        read |= set() if result.method in WITHOUT_TRAINING else {"images/pets/train"}
+        read |= {"texts/pets/plp"} if result.method in WITH_PROMPTS else set()
+        assert set(result.inputs) == read
+        assert ("templates" in result.params) == (result.method in WITH_PROMPTS)
+        assert ("seed" in result.params) == METHODS[result.method].seeded
+        assert (result.absent, result.notes, result.variant) == (None, (), "")
+    assert found["plp"].params.items() >= {"seed": 0, "epochs": 100, "batch_size": 0, "lr": 1e-3}.items()
 
 
 def test_an_mlp_heads_own_output_is_used() -> None:
@@ -153,10 +224,9 @@ def absences(results: dict[str, Result]) -> dict[str, str]:
 
 def test_without_labels_the_methods_that_need_none_run(found: dict[str, Result]) -> None:
     results = run(study(train_split={"labels": None}, test_split={"labels": None}))
-    reason = "pets/train has no labels"
-    assert absences(results) == dict.fromkeys(["linear", "mahalanobis", "relative-mahalanobis"], reason)
+    assert absences(results) == dict.fromkeys(WITH_LABELS, "pets/train has no labels")
     assert {result.id_accuracy for result in results.values()} == {None}
-    for method in ("knn", "mcm", "plp"):
+    for method in set(METHODS) - set(WITH_LABELS):
         assert results[method].metrics == found[method].metrics
 
 
@@ -170,30 +240,33 @@ def test_rows_without_a_label_are_left_out_of_training_and_of_accuracy(found: di
     assert partly["mcm"].id_accuracy == right.mean()
 
 
-def test_without_prompts_mcm_and_plp_are_absent() -> None:
+def test_without_prompts_what_needs_them_is_absent() -> None:
     missing = absences(run(study(texts=False)))
-    assert list(missing) == ["mcm", "plp"]
+    assert list(missing) == list(WITH_PROMPTS)
     assert all("m has no prompts pets/plp" in reason and "--classes" in reason for reason in missing.values())
 
 
-def test_without_a_text_tower_mcm_and_plp_are_absent() -> None:
+def test_without_a_text_tower_what_needs_it_is_absent() -> None:
     store = Store.create(MemoryStore())
     store.add_model(replace(PROVENANCE, tokenizer=None), PROJECTION)
     for name, key in (("pets/train", "train"), ("pets/test", "test"), ("cars/test", "ood")):
         put(store, name, X[key], None if key == "ood" else LABELS[key])
     missing = absences(run(Study(store, "m", "pets", ["cars"])))
-    assert missing == {"mcm": "m has no text tower", "plp": "m has no text tower"}
+    assert missing == dict.fromkeys(WITH_PROMPTS, "m has no text tower")
 
 
 def test_without_a_train_split_mcm_runs(found: dict[str, Result]) -> None:
     results = run(study(train=False))
-    assert absences(results) == {name: "pets has no train split in the store" for name in METHODS if name != "mcm"}
-    assert results["mcm"].metrics == found["mcm"].metrics
+    trained = [name for name in METHODS if name not in WITHOUT_TRAINING]
+    assert absences(results) == dict.fromkeys(trained, "pets has no train split in the store")
+    assert {name: results[name].metrics for name in WITHOUT_TRAINING} == {
+        name: found[name].metrics for name in WITHOUT_TRAINING
+    }
 
 
 def test_a_train_split_without_a_finished_row_is_no_train_split() -> None:
     missing = absences(run(study(train_split={"status": np.zeros(60, np.uint8)})))
-    assert "mcm" not in missing
+    assert set(missing) == set(METHODS) - set(WITHOUT_TRAINING)
     assert all("pets/train has no finished rows for m" in reason for reason in missing.values())
 
 
@@ -263,7 +336,16 @@ def test_labels_that_mean_other_classes_in_train_and_test_are_refused() -> None:
 
 def test_one_training_row_is_too_few_for_a_covariance_and_enough_for_the_rest() -> None:
     results = run(study(train_split={"values": X["train"][:1], "labels": LABELS["train"][:1]}))
-    assert list(absences(results)) == ["mahalanobis", "relative-mahalanobis"]
+    few = {name: reason for name, reason in absences(results).items() if "pets/train has 1" in reason}
+    assert few == {
+        "combined": "k=1 and the image itself needs 2 finished rows, and pets/train has 1",
+        "kmeans-mahalanobis": "clusters=10 needs 10 finished rows, and pets/train has 1",
+        "residual": "a principal subspace needs 2 finished rows, and pets/train has 1",
+        "vim": "a principal subspace needs 2 finished rows, and pets/train has 1",
+        "nnguide": "k=10 needs 10 finished rows, and pets/train has 1",
+    }
+    others = {"logistic", "mahalanobis", "relative-mahalanobis"}
+    assert set(absences(results)) == set(few) | others
 
 
 def test_unknown_names_list_the_known_ones() -> None:
@@ -284,7 +366,10 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 
 def test_another_seed_is_another_result_and_the_same_seed_the_same() -> None:
-    zero, again, one = (run(study(seed=seed), "plp", "knn") for seed in (0, 0, 1))
+    def with_seed(seed: int) -> dict[str, Result]:
+        return {result.method: result for result in run_methods(study(), ["plp", "knn"], seeds=[seed])}
+
+    zero, again, one = with_seed(0), with_seed(0), with_seed(1)
     assert zero["plp"].key() == again["plp"].key() != one["plp"].key()
     np.testing.assert_array_equal(zero["plp"].weights["coef"], again["plp"].weights["coef"])
     assert (zero["plp"].weights["coef"] != one["plp"].weights["coef"]).any()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "embedstore"
 FLOORS = {
     0: {"errors", "records"},
     1: {"store", "prompts", "metrics", "neighbors"},
-    2: {"sources", "encoders", "labels", "probes", "scores", "correlation"},
+    2: {"sources", "encoders", "labels", "probes", "scores", "correlation", "points", "leaks", "benchmarks"},
     3: {"extract", "evaluate", "report", "testing"},
     4: {"cli", "__init__"},
 }
@@ -94,8 +95,21 @@ def test_imports_point_down_and_heavy_ones_sleep(path: Path) -> None:
     assert awake(source) == []
 
 
-def test_every_room_has_a_floor() -> None:
-    assert {room_of(path) for path in MODULES} <= set(FLOOR)
+def test_every_room_has_a_floor_and_every_floor_its_rooms() -> None:
+    assert {room_of(path) for path in MODULES} == set(FLOOR)
+
+
+def test_what_is_installed_is_what_is_here() -> None:
+    """An editable install finds everything; a wheel holds what pyproject.toml names."""
+    wanted = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {".".join(("embedstore", *path.parent.relative_to(PACKAGE).parts)) for path in MODULES}
+    assert sorted(wanted["packages"]) == sorted(packages | {"embedstore.pipelines"})
+    named = set()
+    for package, patterns in wanted["package-data"].items():
+        folder = PACKAGE.joinpath(*package.split(".")[1:])
+        named |= {path for pattern in patterns for path in folder.glob(pattern)}
+    other = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert named == other
 
 
 @pytest.mark.parametrize(
@@ -108,9 +122,10 @@ def test_every_room_has_a_floor() -> None:
         "if TYPE_CHECKING:\n    from embedstore.scores import energy",
     ],
 )
-def test_a_planted_climb_is_caught(planted: str) -> None:
-    assert climbing(PACKAGE / "probes.py", planted)
-    assert not climbing(PACKAGE / "probes.py", "from embedstore.records import Rows\nimport numpy")
+@pytest.mark.parametrize("path", ["points.py", "probes/linear.py"])
+def test_a_planted_climb_is_caught(path: str, planted: str) -> None:
+    assert climbing(PACKAGE / path, planted)
+    assert not climbing(PACKAGE / path, "from embedstore.records import Rows\nimport numpy")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +179,8 @@ def test_public_names_are_listed_once_exist_and_shadow_no_module() -> None:
 def test_recipes_use_the_front_door_only() -> None:
     import embedstore
 
-    allowed = {f"embedstore.{name}" for name in embedstore.__all__} | {"embedstore.cli", "embedstore.errors"}
+    allowed = {f"embedstore.{name}" for name in embedstore.__all__}
+    allowed |= {"embedstore.cli", "embedstore.errors", "embedstore.pipelines"}  # a recipe may be made of another
     recipes = sorted((PACKAGE.parent / "pipelines").glob("*.py"))
     assert recipes
     for path in recipes:

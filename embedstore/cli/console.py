@@ -1,16 +1,15 @@
-"""What commands print: plain lines, progress bars on a terminal, tables. Percent and rounding happen here only."""
+"""What commands print: plain lines, and progress bars on a terminal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from embedstore.records import Result
 
@@ -128,52 +127,3 @@ def print_outcome(console: Console, outcome: Outcome, *, verbose: bool = False) 
     if more:
         count = f"… and {more:,} more" if shown else f"{more:,} failed before"
         console.print(f"  {count}; `embedstore info --failures` lists all")
-
-
-def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One flat row per model, seed, method, score and OOD set, or per method that could not run."""
-    rows: list[dict[str, Any]] = []
-    for result in results:
-        head = {
-            "model": result.model,
-            "id": result.id_dataset,
-            "seed": result.params["seed"],
-            "method": result.method,
-            "id_accuracy": result.id_accuracy,
-        }
-        if result.absent is not None:
-            rows.append({**head, "absent": result.absent})
-        for score, by_set in result.metrics.items():
-            rows += [{**head, "score": score, "ood": name, **values} for name, values in by_set.items()]
-    return rows
-
-
-def print_results(console: Console, results: Sequence[Result], refused: Sequence[str]) -> None:
-    """The table: models × methods down, OOD sets across; AUROC and FPR95 in percent; notes below."""
-    sets = list(dict.fromkeys(name for result in results for by in result.metrics.values() for name in by))
-    seeds = {result.params["seed"] for result in results}
-    table = Table(title=f"in-distribution: {results[0].id_dataset} · AUROC / FPR95, %", title_justify="left")
-    for name in ["model", *(["seed"] if len(seeds) > 1 else []), "method", "score"]:
-        table.add_column(name, overflow="fold")
-    for name in ["ID accuracy", *sets]:
-        table.add_column(name, justify="right")
-    last_model = None
-    for result in results:
-        if last_model not in (None, result.model):
-            table.add_section()
-        last_model = result.model
-        head = [result.model, *([str(result.params["seed"])] if len(seeds) > 1 else []), result.method]
-        accuracy = "–" if result.id_accuracy is None else f"{100 * result.id_accuracy:.1f}"
-        for score, by_set in result.metrics.items():
-            cells = [
-                f"{100 * by_set[name]['auroc']:.1f} / {100 * by_set[name]['fpr95']:.1f}" if name in by_set else "–"
-                for name in sets
-            ]
-            table.add_row(*head, score, accuracy, *cells)
-        if result.absent is not None:
-            table.add_row(*head, "–", "–", *["–"] * len(sets))
-    console.print(table)
-    notes = [f"{result.model}: {note}" for result in results for note in result.notes]
-    absent = [f"{result.model}: no {result.method}: {result.absent}" for result in results if result.absent]
-    for note in dict.fromkeys([*absent, *notes, *refused]):
-        console.print(f"note: {note}", markup=False, soft_wrap=True)

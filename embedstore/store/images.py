@@ -108,18 +108,24 @@ class Images:
 
     def embedded(self) -> FloatArray:
         """(M, Dp) float32: the features of the M rows that are ``ok``, in row order. Holds them all in memory."""
-        return self._finite(layout.read(self.features)[self.ok].astype(np.float32))
+        return self.finite(layout.read(self.features)[self.ok].astype(np.float32))
 
-    def projected(self) -> FloatArray:
-        """(N, D) float32: the joint space, not normalised; NaN where a row was not embedded. Holds it in memory."""
+    def projected(self, rows: slice = slice(None)) -> FloatArray:
+        """(N, D) float32: the joint space, not normalised; NaN where a row was not embedded. Holds it in memory.
+
+        Parameters
+        ----------
+        rows : slice
+            Only these of the N rows.
+        """
         if "projected" in self._group:
-            return layout.read(layout.array_at(self._group, "projected")).astype(np.float32)
+            return layout.read(layout.array_at(self._group, "projected"), rows).astype(np.float32)
         projection = layout.read(layout.array_at(self._root, f"models/{self.model}/projection"))
-        joint: FloatArray = layout.read(self.features).astype(np.float32) @ projection
+        joint: FloatArray = layout.read(self.features, rows).astype(np.float32) @ projection
         return joint
 
-    def _finite(self, features: FloatArray) -> FloatArray:
-        """The features of finished rows; a chunk that vanished reads as NaN."""
+    def finite(self, features: FloatArray) -> FloatArray:
+        """Features of finished rows, as they are; :class:`StoreCorrupt` if some are NaN, as those of a lost chunk."""
         if not np.isfinite(features).all():
             raise StoreCorrupt(f"features of {self.name} by {self.model} are missing in blocks that are marked done")
         return features

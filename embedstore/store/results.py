@@ -25,6 +25,7 @@ _PLAIN = (
     "created",
     "version",
 )
+_LATER = ("variant", "details")  # which earlier versions did not write; left out where they say nothing
 
 
 def write(root: zarr.Group, result: Result) -> None:
@@ -38,7 +39,8 @@ def write(root: zarr.Group, result: Result) -> None:
         _write_whole(group, f"scores/{name}", np.asarray(values, dtype=np.float64), ("row",))
     for name, weights in result.weights.items():
         _write_whole(group, f"weights/{name}", np.asarray(weights), tuple(f"axis{i}" for i in range(np.ndim(weights))))
-    content = {name: _plain(getattr(result, name)) for name in _PLAIN}
+    later = [name for name in _LATER if getattr(result, name)]
+    content = {name: _plain(getattr(result, name)) for name in (*_PLAIN, *later)}
     layout.commit(group, KIND, fingerprint=result.key(), notes=list(result.notes), **content)
 
 
@@ -51,6 +53,7 @@ def read_all(root: zarr.Group) -> Iterator[Result]:
         found.append(
             Result(
                 **{name: content[name] for name in _PLAIN},
+                **{name: content[name] for name in _LATER if name in content},
                 notes=tuple(content["notes"]),
                 scores=_LazyArrays(group, "scores"),
                 weights=_LazyArrays(group, "weights"),

@@ -1,0 +1,154 @@
+"""``embedstore correlation``: whether better classification goes with better detection."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from embedstore import errors
+from embedstore.cli.options import json_option
+
+if TYPE_CHECKING:
+    from embedstore.correlation import Group
+    from embedstore.points import Points, Unit
+
+
+@click.command()
+@click.option("--store", "location", metavar="PATH", help="A feature store that `probe` has written results into.")
+@click.option("--csv", "table", metavar="FILE", help="Or published numbers: columns model, accuracy, auroc, or others.")
+@click.option("--id", "id_name", metavar="NAME", help="Only this in-distribution data set (with --store).")
+@click.option(
+    "--accuracy", default="knn", show_default=True, metavar="METHOD|COLUMN", help="Whose ID accuracy is the x axis."
+)
+@click.option("--method", "methods", multiple=True, metavar="METHOD", help="Only these scores' methods. Repeatable.")
+@click.option("--metric", default="auroc", show_default=True, help="The y axis: auroc, fpr95, aupr_in, … or a column.")
+@click.option(
+    "--unit", type=click.Choice(["fraction", "percent"]), help="What the CSV's numbers are; must be given with --csv."
+)
+@click.option("--family", "families", multiple=True, metavar="NAME=PATTERN", help="As 'clip=ViT-*'. Repeatable.")
+@json_option
+def correlation(
+    location: str | None,
+    table: str | None,
+    id_name: str | None,
+    accuracy: str,
+    methods: tuple[str, ...],
+    metric: str,
+    unit: str | None,
+    families: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Does better classification go with better detection? R² over the models, with intervals and influence.
+
+    \b
+    Examples:
+      embedstore correlation --store clip.zarr --method knn
+      embedstore correlation --csv published.csv --unit percent --accuracy accuracy
+    """
+    from embedstore.cli import console
+    from embedstore.correlation import by_group
+    from embedstore.points import read_points, result_points
+    from embedstore.store import Store
+
+    if (location is None) == (table is None):
+        raise errors.UsageError("give either --store or --csv")
+    if table is not None:
+        if unit is None:
+            raise errors.UsageError("say with --unit whether the numbers of --csv are fraction or percent")
+        column = "accuracy" if accuracy == "knn" else accuracy
+        of = cast("Unit", unit)
+        sets = {"": read_points(table, accuracy_unit=of, metric_unit=of, accuracy=column, metric=metric)}
+    else:
+        assert location is not None
+        results = [each for each in Store.open(location).results() if id_name in (None, each.id_dataset)]
+        sets = result_points(results, accuracy_method=accuracy, metric=metric, methods=methods)
+    if not sets:
+        raise errors.NotAvailable("there are no results to correlate; run `embedstore probe` first")
+    found: dict[str, dict[str, Group]] = {}
+    for name, points in sets.items():
+        groups = _groups(points, families)
+        found[name] = by_group(points.x, points.y, groups)
+    if as_json:
+        click.echo(
+            json.dumps(
+                [_row(name, group, sets[name], one) for name, each in found.items() for group, one in each.items()]
+            )
+        )
+    else:
+        _print(console.human(), found, sets, metric)
+
+
+def _groups(points: Points, families: Sequence[str]) -> list[str]:
+    """The group of every point: its benchmark and its family, as the CSV says or as --family does."""
+    patterns: list[tuple[str, str]] = []
+    for text in families:
+        name, _, pattern = text.partition("=")
+        if not (name and pattern):
+            raise errors.UsageError(f"--family {text}: it must read NAME=PATTERN, as 'clip=ViT-*'")
+        patterns.append((name, pattern))
+    named = list(points.family or [""] * len(points.models))
+    if patterns:
+        named = [
+            next((name for name, pattern in patterns if fnmatch.fnmatchcase(model, pattern)), "others")
+            for model in points.models
+        ]
+    benchmarks = points.benchmark or ("",) * len(named)
+    return [" · ".join(filter(None, pair)) for pair in zip(benchmarks, named, strict=True)]
+
+
+def _row(name: str, group: str, points: Points, one: Group) -> dict[str, Any]:
+    head = {"name": name, "group": group, "models": [points.models[row] for row in one.rows]}
+    figures: Mapping[str, Any] = {} if one.correlation is None else asdict(one.correlation)
+    return {
+        **head,
+        "reason": one.reason,
+        "x": [points.x[r] for r in one.rows],
+        "y": [points.y[r] for r in one.rows],
+        **figures,
+    }
+
+
+def _print(out: Any, found: Mapping[str, Mapping[str, Group]], sets: Mapping[str, Points], metric: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"ID accuracy against {metric}, over models", title_justify="left")
+    for name in ("against", "group"):
+        table.add_column(name, overflow="fold")
+    for name in ("models", "R²", "95 % interval", "Pearson", "Spearman", "Kendall", "R² without …"):
+        table.add_column(name, justify="right")
+    reasons = []
+    for name, groups in found.items():
+        for group, one in groups.items():
+            if one.correlation is None:
+                reasons.append(f"{' · '.join(filter(None, (name, group)))}: {one.reason}")
+                continue
+            c = one.correlation
+            low, high = c.interval
+            figures = [
+                f"{c.r_squared:.3f}",
+                f"{low:.2f}–{high:.2f}",
+                f"{c.pearson:.2f}",
+                f"{c.spearman:.2f}",
+                f"{c.kendall:.2f}",
+            ]
+            table.add_row(name, group, str(c.n), *figures, _most_influential(c.without, c.r_squared, one, sets[name]))
+    if table.rows:
+        out.print(table)
+    for reason in dict.fromkeys(reasons):
+        out.print(f"note: {reason}", markup=False, soft_wrap=True)
+
+
+def _most_influential(without: Sequence[float | None], whole: float, one: Group, points: Points) -> str:
+    """The model whose absence changes R² most, and to what."""
+    known = [
+        (abs(value - whole), value, row) for value, row in zip(without, one.rows, strict=True) if value is not None
+    ]
+    if not known:
+        return "–"
+    _, value, row = max(known)
+    return f"{value:.3f} {points.models[row]}"

@@ -1,0 +1,142 @@
+"""The table and the rows of what `probe` found. Percent and rounding happen here only."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from embedstore.records import Result
+
+DASH = "–"
+Groups = Mapping[str, Sequence[str]]
+
+
+def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One flat row per model, method, variant, seed, score and OOD set, or per method that could not run."""
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        head = {
+            "model": result.model,
+            "id": result.id_dataset,
+            "seed": result.params.get("seed"),
+            "method": result.method,
+            "variant": result.variant,
+            "id_accuracy": result.id_accuracy,
+            "seconds": result.seconds,
+        }
+        if result.absent is not None:
+            rows.append({**head, "absent": result.absent})
+        for score, by_set in result.metrics.items():
+            rows += [{**head, "score": score, "ood": name, **values} for name, values in by_set.items()]
+    return rows
+
+
+def print_results(
+    console: Console, results: Sequence[Result], refused: Sequence[str], groups: Groups | None = None
+) -> None:
+    """The table: models × methods down, OOD sets across; AUROC and FPR95 in percent; notes below.
+
+    Parameters
+    ----------
+    groups : mapping of str to sequence of str, optional
+        OOD sets by group (near, far), each of which gets a column with the mean of its sets.
+    """
+    sets = list(dict.fromkeys(name for result in results for by in result.metrics.values() for name in by))
+    shown = {name: [each for each in members if each in sets] for name, members in (groups or {}).items()}
+    shown = {name: members for name, members in shown.items() if members}
+    table = Table(title=f"in-distribution: {results[0].id_dataset} · AUROC ± / FPR95, %", title_justify="left")
+    for name in ("model", "method", "score"):
+        table.add_column(name, overflow="fold")
+    for name in ["ID accuracy", *sets, *(f"mean {name}" for name in shown), "seconds"]:
+        table.add_column(name, justify="right")
+    last_model = None
+    for group in _by_method(results):
+        first = group[0]
+        if last_model not in (None, first.model):
+            table.add_section()
+        last_model = first.model
+        name = f"{first.method} ({first.variant})" if first.variant else first.method
+        accuracy = _spread([each.id_accuracy for each in group if each.id_accuracy is not None])
+        cost = f"{sum(each.seconds for each in group):.1f}"
+        for score in first.metrics:
+            by_seed = [each.metrics[score] for each in group]
+            cells = [_cell([by_set[ood] for by_set in by_seed if ood in by_set]) for ood in sets]
+            cells += [_mean_cell(by_seed, members) for members in shown.values()]
+            table.add_row(
+                first.model, name, score, accuracy, *cells, cost if score == next(iter(first.metrics)) else ""
+            )
+        if first.absent is not None:
+            table.add_row(first.model, name, DASH, DASH, *[DASH] * (len(sets) + len(shown) + 1))
+    console.print(table)
+    if any(result.metrics for result in results):
+        console.print(_legend(results))
+    for note in dict.fromkeys([*_absences(results), *_findings(results), *_notes(results), *refused]):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _by_method(results: Sequence[Result]) -> Iterable[list[Result]]:
+    """Results that differ in nothing but the seed, together."""
+    groups: dict[tuple[str, str, str, bool], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.model, result.method, result.variant, result.absent is None), []).append(result)
+    return groups.values()
+
+
+def _cell(by_seed: Sequence[Mapping[str, float]]) -> str:
+    """AUROC ± its uncertainty / FPR95 of one OOD set: means over the seeds."""
+    if not by_seed:
+        return DASH
+    values = [metrics["auroc"] for metrics in by_seed]
+    if len(values) > 1:
+        give = statistics.stdev(values)
+    else:
+        (metrics,) = by_seed
+        give = (metrics["auroc_high"] - metrics["auroc_low"]) / 2 if "auroc_low" in metrics else math.nan
+    around = "" if math.isnan(give) else f"±{100 * give:.1f}"
+    return f"{100 * statistics.fmean(values):.1f}{around} / {100 * statistics.fmean(m['fpr95'] for m in by_seed):.1f}"
+
+
+def _mean_cell(by_seed: Sequence[Mapping[str, Mapping[str, float]]], members: Sequence[str]) -> str:
+    """Means over the sets of a group, and over the seeds; nothing unless every set is there."""
+    if any(name not in by_set for by_set in by_seed for name in members):
+        return DASH
+    auroc, fpr95 = (
+        statistics.fmean(by_set[name][metric] for by_set in by_seed for name in members)
+        for metric in ("auroc", "fpr95")
+    )
+    return f"{100 * auroc:.1f} / {100 * fpr95:.1f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return DASH
+    around = f"±{100 * statistics.stdev(values):.1f}" if len(values) > 1 and statistics.stdev(values) else ""
+    return f"{100 * statistics.fmean(values):.1f}{around}"
+
+
+def _legend(results: Sequence[Result]) -> str:
+    seeds = {result.params["seed"] for result in results if "seed" in result.params}
+    interval = "± is half of the 95 % interval (DeLong)"
+    return interval if len(seeds) < 2 else f"{interval}; of methods with a seed, the deviation over {len(seeds)} seeds"
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    return [f"{result.model}: {note}" for result in results for note in result.notes]
+
+
+def _absences(results: Sequence[Result]) -> list[str]:
+    return [f"{result.model}: no {result.method}: {result.absent}" for result in results if result.absent]
+
+
+def _findings(results: Sequence[Result]) -> list[str]:
+    """How good the pseudo-labels are: the first thing to look at when PLP disappoints."""
+    return [
+        f"{result.model}: {100 * result.details['agreement']:.1f} % of the pseudo-labels are the true labels"
+        for result in results
+        if "agreement" in result.details
+    ]

@@ -1,0 +1,216 @@
+"""Run methods and make results of their findings, or find the results that are there already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from embedstore.errors import NotAvailable, UnknownName
+from embedstore.evaluate.finding import Finding, Method
+from embedstore.evaluate.layers import keep_layers
+from embedstore.evaluate.methods import METHODS
+from embedstore.evaluate.presets import PRESETS
+from embedstore.evaluate.study import Study
+from embedstore.metrics import accuracy, ood_metrics
+from embedstore.records import FloatArray, Result
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+def run_methods(
+    study: Study,
+    methods: Sequence[str] | None = None,
+    *,
+    seeds: Sequence[int] = (),
+    preset: str = "default",
+    options: Options | None = None,
+    known: Iterable[Result] = (),
+) -> Iterator[Result]:
+    """Run methods in the order of ``METHODS``; a seeded one gives a :class:`Result` per seed.
+
+    A method that lacks something (labels, prompts, a train split) gives a result that says why it is absent, while the
+    others run.
+
+    Parameters
+    ----------
+    methods : sequence of str, optional
+        All those of the preset if not given.
+    seeds : sequence of int
+        The preset's if empty.
+    preset : str
+        One of ``PRESETS``.
+    options : mapping, optional
+        By method, options other than the preset's.
+    known : iterable of Result
+        Results that need not be computed again: those of the same parameters and inputs are passed on as they are, and
+        where only the metric set differs their scores are used.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such method, preset or option.
+    """
+    chosen = _look_up("preset", preset, PRESETS)
+    wanted = [*(methods or chosen.methods or METHODS), *(options or {})]
+    for name in wanted:
+        _look_up("method", name, METHODS)
+    seeds = tuple(dict.fromkeys(seeds)) or (chosen.seed,)
+    there = _Known(known)
+    keep_layers(study, there.by_key.values())
+    for name in [name for name in METHODS if name in wanted]:
+        settled = settings(name, preset, (options or {}).get(name, {}))
+        yield from _results(study, name, settled, seeds, chosen.metrics, there)
+
+
+def settings(name: str, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a method: its default, the preset's choice, or what was given."""
+    method = METHODS[name]
+    for option in given:
+        _look_up(f"option of {name}", option, method.defaults())
+    return {**method.defaults(), **PRESETS[preset].options.get(name, {}), **given}
+
+
+def _look_up(kind: str, name: str, known: Mapping[str, Any]) -> Any:
+    if name not in known:
+        raise UnknownName(kind, name, known)
+    return known[name]
+
+
+class _Known:
+    """Results by what they depend on.
+
+    An absent one is none, for what it lacked may be there now; nor is one of another version, which may compute
+    something else.
+    """
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self.by_key: dict[str, Result] = {}
+        self.by_scores: dict[str, Result] = {}
+        made_by = version("embedstore")
+        for result in results:
+            if result.absent is None and result.version == made_by:
+                place = f"{result.model} {result.id_dataset} {result.method} "
+                self.by_key[place + result.key()] = result
+                self.by_scores[place + _without_metrics(result).key()] = result
+
+    def find(self, blank: Result) -> Result | None:
+        """The same result, or one with the same scores."""
+        place = f"{blank.model} {blank.id_dataset} {blank.method} "
+        found = self.by_key.get(place + blank.key())
+        return found or self.by_scores.get(place + _without_metrics(blank).key())
+
+
+def _without_metrics(result: Result) -> Result:
+    return replace(result, params={name: value for name, value in result.params.items() if name != "metrics"})
+
+
+def _results(
+    study: Study, name: str, options: Mapping[str, Any], seeds: Sequence[int], metrics: str, known: _Known
+) -> Iterator[Result]:
+    """One method's results, in the order of the seeds."""
+    method = METHODS[name]
+    blanks = [_blank(study, name, options, seed, metrics) for seed in (seeds if method.seeded else (None,))]
+    found = {blank.key(): known.find(blank) for blank in blanks}
+    missing = [blank for blank in blanks if found[blank.key()] is None]
+    began, absent, findings = time.perf_counter(), None, [Finding(scores={})] * len(missing)
+    if missing:
+        try:
+            findings = _run(study, method, options, [blank.params.get("seed") for blank in missing])
+        except NotAvailable as error:
+            absent = str(error)
+    seconds = (time.perf_counter() - began) / max(len(missing), 1)
+    notes = tuple(study.notes())
+    fresh = {
+        blank.key(): _filled(study, replace(blank, absent=absent, seconds=seconds), finding, notes)
+        for blank, finding in zip(missing, findings, strict=True)
+    }
+    for blank in blanks:
+        there = found[blank.key()]
+        yield fresh[blank.key()] if there is None else _measured_again(study, there, blank)
+
+
+def _run(study: Study, method: Method, options: Mapping[str, Any], seeds: Sequence[Any]) -> list[Finding]:
+    return list(method.run(study, seeds, **options)) if method.seeded else [method.run(study, **options)]
+
+
+def _blank(study: Study, name: str, options: Mapping[str, Any], seed: int | None, metrics: str) -> Result:
+    """A result without figures: what it will depend on."""
+    method = METHODS[name]
+    text = method.reads_text(options)
+    given: dict[str, Any] = {} if seed is None else {"seed": seed}
+    given |= {"templates": study.templates} if text else {}
+    params = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    differs = {key: value for key, value in options.items() if value != method.defaults()[key]}
+    differs |= {} if metrics == "default" else {"metrics": metrics}
+    variant = ", ".join(
+        f"{key}={'+'.join(value) if isinstance(value, tuple) else value}" for key, value in differs.items()
+    )
+    return Result(
+        model=study.model,
+        id_dataset=study.id_name,
+        method=name,
+        params={**given, **params, "metrics": metrics},
+        inputs=study.fingerprints(train=method.train, text=text),
+        variant=variant,
+    )
+
+
+def _filled(study: Study, blank: Result, finding: Finding, notes: tuple[str, ...]) -> Result:
+    id_accuracy = None
+    if finding.predicted is not None and (study.test_labels >= 0).any():
+        id_accuracy = accuracy(finding.predicted, study.test_labels)
+    filled = replace(
+        blank,
+        id_accuracy=id_accuracy,
+        metrics=_metrics(study, finding.scores, blank.params["metrics"]),
+        scores=_by_row(study, finding),
+        weights=finding.weights,
+        details=finding.details,
+        notes=notes + finding.notes,
+    )
+    return _stamped(filled)
+
+
+def _stamped(result: Result) -> Result:
+    created = datetime.now(UTC).isoformat(timespec="microseconds")
+    return replace(result, created=created, version=version("embedstore"))
+
+
+def _measured_again(study: Study, there: Result, blank: Result) -> Result:
+    """A stored result as it is; where another metric set is asked for, its scores measured by that."""
+    if there.params == blank.params:
+        return there
+    tested = study.tested
+    scores: dict[str, dict[str, FloatArray]] = {}
+    for path, values in there.scores.items():
+        score, _, name = path.partition("/")
+        scores.setdefault(score, {})[name] = np.asarray(values)[study.used(tested[name])]
+    metrics = _metrics(study, scores, blank.params["metrics"])
+    return _stamped(replace(there, params=blank.params, variant=blank.variant, metrics=metrics))
+
+
+def _metrics(
+    study: Study, scores: Mapping[str, Mapping[str, FloatArray]], preset: str
+) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        score: {name: ood_metrics(by_set[study.test.name], by_set[name], preset=preset) for name in study.ood}
+        for score, by_set in scores.items()
+    }
+
+
+def _by_row(study: Study, finding: Finding) -> dict[str, FloatArray]:
+    """Scores of used rows, spread over all rows of their split."""
+    spread: dict[str, FloatArray] = {}
+    for score, by_set in finding.scores.items():
+        for name, values in by_set.items():
+            images = study.tested[name]
+            column = np.full(len(images), np.nan)
+            column[study.used(images)] = values
+            spread[f"{score}/{name}"] = column
+    return spread

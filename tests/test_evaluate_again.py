@@ -1,0 +1,197 @@
+"""A second call computes only what changed; and features that do not fit into memory change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_study import LABELS, X, put, study
+
+from embedstore.evaluate import METHODS, Study, run_methods
+from embedstore.evaluate.rows import chosen, gathered
+from embedstore.probes import linear as training
+from embedstore.records import Result
+from embedstore.store import Store
+
+OPTIONS = {"plp": {"threshold": 0.4, "labels": "soft", "balanced": True}, "linear": {"shots": 5}}
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of every training of linear layers from here on."""
+    seen: list[int] = []
+    train = training.train
+
+    def counted(stack: Any, rows: Any, *rest: Any) -> Any:
+        seen.append(len(rows))
+        return train(stack, rows, *rest)
+
+    monkeypatch.setattr(training, "train", counted)
+    return seen
+
+
+def kept(of: Study, **how: Any) -> list[Result]:
+    """Run everything and put it into the store, as `probe` does; what comes back is what the store holds."""
+    for result in run_methods(of, known=list(of.store.results()), **how):
+        of.store.add_result(result)
+    return list(of.store.results())
+
+
+def fresh(of: Study, **changes: Any) -> Study:
+    """The same study, that has read and fitted nothing yet."""
+    names = [name.replace("/", ":") for name in changes.pop("ood", of.ood)]
+    return Study(of.store, "m", "pets", names, **changes)
+
+
+def test_a_second_call_returns_what_is_there(trainings: list[int]) -> None:
+    of = study()
+    known = kept(of)
+    del trainings[:]
+    again = list(run_methods(fresh(of), known=known))
+    assert len(again) == len(METHODS)
+    assert {id(result) for result in again} == {id(result) for result in known}
+    assert trainings == []
+
+
+def test_without_known_results_all_is_computed(trainings: list[int]) -> None:
+    of = study()
+    kept(of, methods=["linear"])
+    list(run_methods(fresh(of), ["linear"]))
+    assert len(trainings) == 2
+
+
+def test_another_metric_set_measures_the_stored_scores(trainings: list[int]) -> None:
+    of = study()
+    known = kept(of, methods=["linear", "knn"])
+    del trainings[:]
+    measured = list(run_methods(fresh(of), ["linear", "knn"], seeds=[0], preset="mcm", known=known))
+    direct = list(run_methods(fresh(of), ["linear", "knn"], seeds=[0], preset="mcm"))
+    assert trainings == [60], "the direct one alone"
+    for result, expected in zip(measured, direct, strict=True):
+        assert result.metrics == expected.metrics
+        assert (result.params, result.variant, result.key()) == (expected.params, expected.variant, expected.key())
+        np.testing.assert_array_equal(result.scores.keys(), expected.scores.keys())
+    assert measured[0].metrics != known[0].metrics
+
+
+def test_another_ood_set_or_other_scores_train_nothing_again(trainings: list[int]) -> None:
+    of = study()
+    known = kept(of, methods=["linear", "plp"])
+    put(of.store, "vans/test", X["ood"] + 1)
+    del trainings[:]
+    more = fresh(of, ood=["cars/test", "vans/test"])
+    options = {"linear": {"scores": ("msp", "gen")}}
+    found = list(run_methods(more, ["linear", "plp", "vim"], known=known, options=options))
+    assert trainings == []
+    direct = list(run_methods(fresh(more), ["linear", "plp", "vim"], options=options))
+    assert len(trainings) == 2, "one layer each for linear and plp; vim uses that of linear"
+    for result, expected in zip(found, direct, strict=True):
+        assert result.metrics == expected.metrics
+        assert result.details == expected.details
+        assert result.notes == expected.notes
+
+
+def test_what_a_layer_depends_on_trains_it_again(trainings: list[int]) -> None:
+    of = study()
+    known = kept(of, methods=["linear"])
+    other = study(train_split={"values": X["train"][::-1].copy(), "labels": LABELS["train"][::-1].copy()})
+    for changed, how in (
+        (fresh(of), {"options": {"linear": {"lr": 2e-3}}}),
+        (fresh(of), {"seeds": [1]}),
+        (fresh(of), {"options": {"linear": {"shots": 3}}}),
+        (other, {}),
+    ):
+        del trainings[:]
+        (found,) = run_methods(changed, ["linear"], known=known, **how)
+        assert len(trainings) == 1, how
+        assert found.key() not in {result.key() for result in known}
+
+
+def test_results_of_another_version_and_absences_are_no_results(trainings: list[int]) -> None:
+    of = study()
+    known = [replace(result, version="0.0.9") for result in kept(of, methods=["linear"])]
+    del trainings[:]
+    list(run_methods(fresh(of), ["linear"], known=known))
+    assert len(trainings) == 1
+    nothing = study(texts=False)
+    absent = list(run_methods(nothing, ["mcm"]))
+    assert absent[0].absent
+    assert next(run_methods(study(), ["mcm"], known=absent)).absent is None
+
+
+def test_seeds_that_are_missing_are_added(trainings: list[int]) -> None:
+    of = study()
+    known = kept(of, methods=["linear"], seeds=[0, 1])
+    del trainings[:]
+    found = list(run_methods(fresh(of), ["linear"], seeds=[1, 2, 0], known=known))
+    assert [result.params["seed"] for result in found] == [1, 2, 0]
+    assert [id(result) in {id(each) for each in known} for result in found] == [True, False, True]
+    alone = next(run_methods(fresh(of), ["linear"], seeds=[2]))
+    np.testing.assert_array_equal(found[1].weights["coef"], alone.weights["coef"])
+
+
+def test_features_that_do_not_fit_into_memory_give_the_same_numbers() -> None:
+    labels = np.where(np.arange(60) % 7 == 0, -1, LABELS["train"])
+    status = np.ones(60, np.uint8)
+    status[[3, 30]] = 2
+    store = study(train_split={"labels": labels, "status": status}).store
+    small, large = (Study(store, "m", "pets", ["cars"], in_memory=size) for size in (0, 1 << 30))
+    assert isinstance(small.train_features, np.memmap)
+    assert isinstance(small.labelled()[0], np.memmap)
+    assert not isinstance(large.train_features, np.memmap)
+    pairs = zip(run_methods(small, options=OPTIONS), run_methods(large, options=OPTIONS), strict=True)
+    for mapped, held in pairs:
+        assert (mapped.absent, mapped.metrics, mapped.details) == (None, held.metrics, held.details), mapped.method
+        assert mapped.key() == held.key()
+
+
+def test_rows_are_gathered_in_order_in_memory_or_in_a_file(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float16)
+    parts = np.split(rows, [10, 4000, 4000])
+    index = np.random.default_rng(1).permutation(9000)[:5000]
+    for size in (0, 4 * rows.size - 1, 4 * rows.size):
+        whole = gathered(iter(parts), rows.shape, rows.dtype, size)
+        in_file = size < 4 * rows.size
+        assert isinstance(whole, np.memmap) == in_file
+        assert whole.dtype == (np.float16 if in_file else np.float32)
+        assert whole.flags.writeable != in_file
+        np.testing.assert_array_equal(whole, rows)
+        np.testing.assert_array_equal(chosen(whole, index, size), rows[index])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_left_out_rows_are_neither_tested_nor_forgotten() -> None:
+    whole = study()
+    without = {"pets/test": np.array([3, 4]), "cars/test": np.array([0])}
+    part = Study(whole.store, "m", "pets", ["cars"], without=without)
+    for result, before in zip(run_methods(part), run_methods(whole), strict=True):
+        (score,) = list(before.metrics)[:1]
+        assert result.metrics[score]["cars/test"]["n_id"] == 28
+        assert result.metrics[score]["cars/test"]["n_ood"] == 24
+        mine, all_rows = result.scores[f"{score}/pets/test"], before.scores[f"{score}/pets/test"]
+        assert np.flatnonzero(np.isnan(mine)).tolist() == [3, 4]
+        np.testing.assert_allclose(mine[5:], all_rows[5:], rtol=1e-5, atol=1e-7)
+        assert result.key() != before.key()
+        assert "pets/test: 2 of 30 finished rows are left out as duplicates" in result.notes
+
+
+def test_other_splits_can_train_and_test() -> None:
+    of = study()
+    put(of.store, "pets/val", X["test"][::-1].copy(), LABELS["test"][::-1].copy())
+    swapped = Study(of.store, "m", "pets", ["cars"], train_split="test", test_split="val")
+    (result,) = run_methods(swapped, ["knn"])
+    assert result.metrics["cosine"]["cars/test"]["auroc"] == 1.0, "every test row is in the bank"
+    assert set(result.inputs) == {"model", "images/pets/test", "images/pets/val", "images/cars/test"}
+
+
+def test_the_store_keeps_variant_and_details(tmp_path: Path) -> None:
+    of = study()
+    (result,) = run_methods(of, ["plp"], options={"plp": {"threshold": 0.2}})
+    store = Store.create(tmp_path / "r.zarr")
+    store.add_result(result)
+    (back,) = Store.open(tmp_path / "r.zarr").results()
+    assert (back.variant, back.details) == ("threshold=0.2", result.details)
+    assert back.key() == result.key()
