@@ -62,7 +62,7 @@ def test_killed_at_any_step_and_resumed_equals_uninterrupted(bench: Bench, part:
 @pytest.mark.parametrize("scenario", OTHERS, ids=lambda scenario: scenario.name)
 def test_killed_three_times_and_resumed_equals_uninterrupted(bench: Bench, scenario: Scenario) -> None:
     steps, rng = bench.reference(scenario).ended.steps["kill"], random.Random(scenario.name)
-    problems, before, trials = [], bench.kills, range(1, steps + 1, steps // 9)
+    problems, before, trials = [], bench.kills, range(1, steps + 1, max(1, steps // 9))
     for step in trials:
         later = [a_later_fault(bench, scenario, step, rng) for _ in range(2)]
         problems += bench.trial(scenario, Fault("kill", step), *later)
