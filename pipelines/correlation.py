@@ -1,0 +1,166 @@
+"""The whole grid: many models, CIFAR-10 and CIFAR-100 both ways, far-OOD sets, every method; and R² over the models.
+
+Paper: Adaloglou, Michels, Kaiser, Kollmann, "Adapting Contrastive Language-Image Pretrained (CLIP) Models for
+Out-of-Distribution Detection" (arXiv 2303.05828), its correlation study: x is the ID accuracy of a 20-NN classifier, y
+the AUROC of a score, each model a point.
+
+Command, on local data and models (see ``cifar.py``, which does the first half, for what ``--data`` holds)::
+
+    python pipelines/correlation.py --data path/to/data --far textures --far mnist --model local-dir:path/to/model …
+
+writes the store, the report and ``tables.md`` into ``--out``; with ``--into docs/results.md`` the tables also go there,
+between the lines ``<!-- grid -->`` and ``<!-- end of grid -->``.
+
+Cost: every image goes through every model once; what follows takes minutes on two CPU cores, and each method's seconds
+are in the tables.
+
+What is known: R² of at least 0.92 over ten CLIP models on four benchmarks (abstract). Which models and benchmarks, and
+the single values, were not at hand.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+from embedstore.pipelines import cifar
+
+from embedstore import Result, Store, correlate, result_points
+from embedstore.cli import run_typed
+from embedstore.errors import NotAvailable
+
+BEGIN, END = "<!-- grid -->", "<!-- end of grid -->"
+NEAR = {"cifar10": "cifar100/test", "cifar100": "cifar10/test"}
+
+
+@click.command()
+@click.option("--data", required=True, metavar="DIR", help="Folder of local data sets.")
+@click.option("--model", "models", multiple=True, required=True, metavar="MODEL", help="Repeatable; three at least.")
+@click.option("--far", multiple=True, metavar="NAME", help="Far-OOD set: a folder in --data. Repeatable.")
+@click.option("--limit", metavar="N", help="Take only the first N images of every split.")
+@click.option("--out", default="grid", show_default=True, metavar="DIR", help="Where the store and the tables go.")
+@click.option("--into", metavar="FILE", help="Also put the tables into this file, between two marked lines.")
+def main(
+    data: str, models: tuple[str, ...], far: tuple[str, ...], limit: str | None, out: str, into: str | None
+) -> None:
+    """Extract, probe with every method, correlate, and write the tables."""
+    arguments = ["--data", data, "--out", out, *(["--limit", limit] if limit else [])]
+    arguments += [word for model in models for word in ("--model", model)]
+    arguments += [word for name in far for word in ("--far", name)]
+    cifar.main(args=arguments, standalone_mode=False)
+    run_typed("correlation", "--store", f"{out}/store.zarr", "--method", "knn")
+    text = tables(list(Store.open(f"{out}/store.zarr").results()))
+    Path(out, "tables.md").write_text(text)
+    if into is not None:
+        place = Path(into)
+        whole = place.read_text()
+        if BEGIN not in whole or END not in whole:
+            raise click.ClickException(f"{into} has no lines {BEGIN} and {END} to put the tables between")
+        marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+        place.write_text(marked.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", whole))
+
+
+def tables(results: Sequence[Result]) -> str:
+    """All results as Markdown: a chapter per ID set, percent."""
+    there = [result for result in results if result.absent is None]
+    parts = []
+    for id_name, near in NEAR.items():
+        mine = [result for result in there if result.id_dataset == id_name]
+        far = sorted({ood for result in mine for by in result.metrics.values() for ood in by} - {near})
+        parts += [
+            f"### {id_name}: ID accuracy\n\n{accuracies(mine)}",
+            f"### {id_name} against {near.split('/')[0]}: AUROC ± half of its 95 % interval / FPR95\n\n"
+            f"{grid(mine, [near], id_name)}",
+            f"### {id_name} against far sets ({', '.join(name.split('/')[0] for name in far)}): mean AUROC / mean FPR95"
+            f"\n\n{grid(mine, far, id_name)}",
+            f"### {id_name}: 20-NN accuracy against the AUROC of 1-NN, over the models\n\n{correlations(mine)}",
+        ]
+    parts.append(f"### Cost of each method, seconds for all models and both ID sets\n\n{costs(there)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def accuracies(results: Sequence[Result]) -> str:
+    """Methods down, models across."""
+    models = sorted({result.model for result in results})
+    rows = []
+    for label in dict.fromkeys(_label(result) for result in results):
+        by_model = {result.model: result.id_accuracy for result in results if _label(result) == label}
+        if any(value is not None for value in by_model.values()):
+            rows.append([label, *(_percent(by_model.get(model)) for model in models)])
+    return _markdown(["classifier", *models], rows)
+
+
+def grid(results: Sequence[Result], sets: Sequence[str], id_name: str) -> str:
+    """Methods and scores down; models, and R² over them, across."""
+    models = sorted({result.model for result in results})
+    points = result_points(results)
+    rows = []
+    for label, score in dict.fromkeys((_label(result), score) for result in results for score in result.metrics):
+        cells = {r.model: _cell(r, score, sets) for r in results if _label(r) == label and score in r.metrics}
+        row = [f"{label} · {score}", *(cells.get(model, "–") for model in models)]
+        if len(sets) == 1:
+            own = points[f"{id_name}: {label} · {score}, {sets[0]}"]
+            row.append(_r_squared(own.x, own.y))
+        rows.append(row)
+    return _markdown(["method · score", *models, *(["R² [95 %]"] if len(sets) == 1 else [])], rows)
+
+
+def correlations(results: Sequence[Result]) -> str:
+    """R² of every OOD set with interval, rank correlations, and the model it rests on most."""
+    rows = []
+    for name, points in result_points(results, methods=["knn"]).items():
+        try:
+            found = correlate(points.x, points.y)
+        except NotAvailable as error:
+            rows.append([name, str(len(points.models)), str(error), *["–"] * 4])
+            continue
+        without = [(abs(v - found.r_squared), v, m) for v, m in zip(found.without, points.models, strict=True) if v]
+        _, value, model = max(without)
+        ranks = [f"{found.pearson:.2f}", f"{found.spearman:.2f}", f"{found.kendall:.2f}"]
+        rows.append([name, str(found.n), _r_squared(points.x, points.y), *ranks, f"{value:.2f} without {model}"])
+    return _markdown(["against", "models", "R² [95 %]", "Pearson", "Spearman", "Kendall", "most influential"], rows)
+
+
+def costs(results: Sequence[Result]) -> str:
+    """Seconds of each method; what several methods share (features read, layers trained) is paid by the first."""
+    seconds: dict[str, float] = {}
+    for result in results:
+        seconds[_label(result)] = seconds.get(_label(result), 0) + result.seconds
+    rows = [[label, f"{value:.1f}"] for label, value in seconds.items()]
+    return _markdown(["method", "seconds"], [*rows, ["all", f"{sum(seconds.values()):.0f}"]])
+
+
+def _label(result: Result) -> str:
+    return f"{result.method} ({result.variant})" if result.variant else result.method
+
+
+def _cell(result: Result, score: str, sets: Sequence[str]) -> str:
+    values = [result.metrics[score][ood] for ood in sets]
+    auroc, fpr95 = (statistics.fmean(value[name] for value in values) for name in ("auroc", "fpr95"))
+    around = f" ± {50 * (values[0]['auroc_high'] - values[0]['auroc_low']):.1f}" if len(values) == 1 else ""
+    return f"{100 * auroc:.1f}{around} / {100 * fpr95:.1f}"
+
+
+def _r_squared(x: Iterable[float], y: Iterable[float]) -> str:
+    try:
+        found = correlate(list(x), list(y))
+    except NotAvailable:
+        return "–"
+    low, high = found.interval
+    return f"{found.r_squared:.2f} [{low:.2f}, {high:.2f}]{' falling' if found.slope < 0 else ''}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
