@@ -41,6 +41,45 @@ TEMPLATES: dict[str, Callable[[], tuple[str, ...]]] = {
 }
 
 
+def _openai_imagenet() -> tuple[str, ...]:
+    from open_clip import zero_shot_metadata
+
+    return tuple(zero_shot_metadata.IMAGENET_CLASSNAMES)
+
+
+def _first_synonyms_of_imagenet() -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    known = ImageNetInfo("imagenet-1k")
+    return tuple(known.index_to_description(label).partition(",")[0] for label in range(known.num_classes()))
+
+
+# ImageNet's folders go by WordNet ids, so its names must come from elsewhere, and papers differ in which they took.
+CLASS_LISTS: dict[str, Callable[[], tuple[str, ...]]] = {
+    "imagenet:openai": _openai_imagenet,
+    "imagenet:first-synonym": _first_synonyms_of_imagenet,
+}
+
+
+def class_list(name: str) -> tuple[str, ...]:
+    """Return the 1,000 names of ImageNet's classes, in the order of their WordNet ids.
+
+    Parameters
+    ----------
+    name : str
+        ``"imagenet:openai"``, curated by the makers of CLIP, from open_clip; MCM's released code has the same.
+        ``"imagenet:first-synonym"``, WordNet's first, from timm, as in the released code of Adaloglou et al.: two pairs
+        of classes share a name there (crane, maillot), and 637 names are those of the other list.
+
+    Raises
+    ------
+    UnknownName
+    """
+    if name not in CLASS_LISTS:
+        raise UnknownName("class list", name, CLASS_LISTS)
+    return CLASS_LISTS[name]()
+
+
 def templates(name: str) -> tuple[str, ...]:
     """Return the templates of a set, each with one ``{}``.
 

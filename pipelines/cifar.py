@@ -36,16 +36,26 @@ from embedstore.cli import run_typed
     help="Far-OOD set: a folder in --data, or as torchvision calls it. [default: SVHN and DTD, if no --data]",
 )
 @click.option("--limit", metavar="N", help="Take only the first N images of every split.")
+@click.option("--test-limit", metavar="N", help="The same for the splits that are tested.")
 @click.option("--out", default="cifar", show_default=True, metavar="DIR", help="Where the store and the report go.")
-def main(data: str | None, models: tuple[str, ...], far: tuple[str, ...], limit: str | None, out: str) -> None:
+def main(
+    data: str | None,
+    models: tuple[str, ...],
+    far: tuple[str, ...],
+    limit: str | None,
+    test_limit: str | None,
+    out: str,
+) -> None:
     """Embed both CIFARs and the far-OOD sets, probe both ways, write the report."""
     store = ("--store", f"{out}/store.zarr")
-    settings = [*(word for model in models for word in ("--model", model)), *(("--limit", limit) if limit else ())]
+    named = [word for model in models for word in ("--model", model)]
+    limits = {"train": limit, "test": test_limit or limit}
 
     def extract(name: str, split: str) -> str:
         """Embed one split; return the data set's name in the store."""
         source, dataset = f"{data}/{name}" if data else f"torchvision:{name}", name.lower()
-        run_typed("extract", source, "--dataset", dataset, "--split", split, *store, *settings)
+        first = ("--limit", limits[split]) if limits[split] else ()
+        run_typed("extract", source, "--dataset", dataset, "--split", split, *store, *named, *first)
         return dataset
 
     for cifar in ("cifar10", "cifar100") if data else ("CIFAR10", "CIFAR100"):

@@ -41,13 +41,21 @@ NEAR = {"cifar10": "cifar100/test", "cifar100": "cifar10/test"}
 @click.option("--model", "models", multiple=True, required=True, metavar="MODEL", help="Repeatable; three at least.")
 @click.option("--far", multiple=True, metavar="NAME", help="Far-OOD set: a folder in --data. Repeatable.")
 @click.option("--limit", metavar="N", help="Take only the first N images of every split.")
+@click.option("--test-limit", metavar="N", help="The same for the splits that are tested.")
 @click.option("--out", default="grid", show_default=True, metavar="DIR", help="Where the store and the tables go.")
 @click.option("--into", metavar="FILE", help="Also put the tables into this file, between two marked lines.")
 def main(
-    data: str, models: tuple[str, ...], far: tuple[str, ...], limit: str | None, out: str, into: str | None
+    data: str,
+    models: tuple[str, ...],
+    far: tuple[str, ...],
+    limit: str | None,
+    test_limit: str | None,
+    out: str,
+    into: str | None,
 ) -> None:
     """Extract, probe with every method, correlate, and write the tables."""
     arguments = ["--data", data, "--out", out, *(["--limit", limit] if limit else [])]
+    arguments += ["--test-limit", test_limit] if test_limit else []
     arguments += [word for model in models for word in ("--model", model)]
     arguments += [word for name in far for word in ("--far", name)]
     cifar.main(args=arguments, standalone_mode=False)

@@ -150,6 +150,18 @@ def test_class_names_are_those_of_the_data_set():
         assert known[name].class_names == known[f"openood-{name}"].class_names
 
 
+def test_lists_of_class_names_go_into_the_command_and_must_exist(tmp_path):
+    one, other = (missing(load_benchmark(name), {})[0].command for name in ("imagenet", "imagenet-official"))
+    assert "--classes imagenet:openai " in one
+    assert "--classes imagenet:first-synonym " in other
+    inside = 'name = "i"\ntitle = "I"\nwhere = "here"\nclass_list = "imagenet:x"'
+    outside = 'name = "o"\ntitle = "O"\nwhere = "there"'
+    path = tmp_path / "b.toml"
+    path.write_text(f'name = "b"\ntitle = "B"\nsource = "me"\n[id]\n{inside}\n[[ood]]\n{outside}\n')
+    with pytest.raises(UsageError, match=r"b\.toml: id: field 'class_list': unknown class list 'imagenet:x'"):
+        load_benchmark(path)
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not there")
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_class_names_are_those_beside_the_real_images(name):
@@ -272,7 +284,7 @@ def test_commands_that_fetch_the_images_themselves_and_others():
     )
     train, *_, imagenet_o = (one.command for one in missing(load_benchmark("imagenet"), {}))
     assert train.startswith("embedstore extract FOLDER ")
-    assert train.endswith("--dataset imagenet --split train --classes NAMES --templates plp")
+    assert train.endswith("--dataset imagenet --split train --classes imagenet:openai --templates plp")
     assert imagenet_o == "embedstore extract FOLDER --store STORE --model MODEL --dataset imagenet-o --split test"
 
 

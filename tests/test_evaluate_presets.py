@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from embedstore.metrics import METRIC_SETS
 from embedstore.probes import LinearProbe
 from embedstore.prompts import TEMPLATES
 from embedstore.records import Result
+from embedstore.scores import LOGIT_SCORES
 
 
 def one(of: Study, method: str, preset: str = "default", **options: Any) -> Result:
@@ -222,3 +224,14 @@ def test_a_method_that_lacks_rows_is_absent_and_the_others_run() -> None:
     results = {r.method: r for r in run_methods(study(), ["knn", "mcm"], options={"knn": {"k": 61}})}
     assert results["knn"].absent == "k=61 needs 61 finished rows, and pets/train has 60"
     assert results["mcm"].absent is None
+
+
+def test_the_document_has_every_method_preset_option_and_score() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    for name in [*METHODS, *PRESETS, *LOGIT_SCORES]:
+        assert f"`{name}`" in text, name
+    for preset in PRESETS.values():
+        for options in preset.options.values():
+            for value in options.values():
+                if isinstance(value, str):
+                    assert value in text

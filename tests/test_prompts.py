@@ -7,6 +7,7 @@ import pytest
 
 from embedstore import prompts
 from embedstore.errors import UnknownName, UsageError
+from embedstore.sources import read_classes
 
 
 def test_the_papers_five_prompts_to_the_letter():
@@ -86,3 +87,16 @@ def test_prompts_import_nothing_heavy():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_first_synonyms_of_imagenet_are_those_of_the_released_code() -> None:
+    """As counted in the file of the released code: 998 distinct names, 637 of them OpenAI's (docs/methods.md)."""
+    first, openai = prompts.class_list("imagenet:first-synonym"), prompts.class_list("imagenet:openai")
+    assert (len(first), len(openai)) == (1000, 1000)
+    assert prompts.duplicates(first) == [("crane", [134, 517]), ("maillot", [638, 639])]
+    assert [name for name, _ in prompts.duplicates(openai)] == ["missile", "sunglasses"]
+    assert sum(a == b for a, b in zip(first, openai, strict=True)) == 637
+    assert (first[7], first[20], openai[7], openai[20]) == ("cock", "water ouzel", "rooster", "American dipper")
+    assert read_classes("imagenet:openai") == openai
+    with pytest.raises(UnknownName, match=r"unknown class list 'imagenet:opena'\. Did you mean 'imagenet:openai'"):
+        read_classes("imagenet:opena")

@@ -15,7 +15,7 @@ from os import PathLike, fspath
 from typing import Any, TypeVar
 
 from embedstore.errors import SourceError, UnknownName, UsageError
-from embedstore.prompts import TEMPLATES
+from embedstore.prompts import CLASS_LISTS, TEMPLATES
 from embedstore.store.layout import check_name
 
 _SUFFIX = ".toml"
@@ -43,8 +43,9 @@ class IdSet:
     train_size, test_size, classes : int or None
         How many images and classes there should be; None where no source was found.
     class_names : tuple of str
-        In label order; empty where the benchmark leaves the wording to the study, as for ImageNet, of which several
-        lists are in use.
+        In label order; empty where they are not the benchmark's to say, or come from ``class_list``.
+    class_list : str
+        A list that :func:`embedstore.prompts.class_list` knows; else empty.
     templates : str
         The template set of the prompts, as :func:`embedstore.prompts.templates` knows it.
     extract : str
@@ -60,6 +61,7 @@ class IdSet:
     test_size: int | None = None
     classes: int | None = None
     class_names: tuple[str, ...] = ()
+    class_list: str = ""
     templates: str = "plp"
     extract: str = ""
 
@@ -205,7 +207,7 @@ def missing(benchmark: Benchmark, have: Mapping[str, Collection[str]]) -> list[M
             command += f" --dataset {dataset} --split {split}"
             if isinstance(one, IdSet):
                 # A folder's sub-folders would name the classes: n01440764 for ImageNet.
-                command += "" if one.extract else " --classes NAMES"
+                command += "" if one.extract else f" --classes {one.class_list or 'NAMES'}"
                 command += f" --templates {one.templates}"
             found.append(Missing(dataset, split, one.title, size, one.where, command))
     return found
@@ -276,6 +278,9 @@ def _benchmark(place: str, content: bytes) -> Benchmark:
         raise UsageError(
             f"{place}: id: field 'class_names' has {len(made.id.class_names)} names, and 'classes' is {made.id.classes}"
         )
+    if made.id.class_list and made.id.class_list not in CLASS_LISTS:
+        unknown = UnknownName("class list", made.id.class_list, CLASS_LISTS)
+        raise UsageError(f"{place}: id: field 'class_list': {unknown}")
     if made.id.train == made.id.test:
         raise UsageError(f"{place}: id: fields 'train' and 'test' are both {made.id.train!r}")
     places = [(made.id.name, made.id.train), (made.id.name, made.id.test), *((one.name, one.split) for one in ood)]

@@ -23,7 +23,9 @@ from embedstore.cli.options import json_option, models_help, quiet_option, store
 @click.option("--name", help="The model's name in the store, instead of the one that follows from --model.")
 @click.option("--dataset", help="Data set name. From the path if not given.")
 @click.option("--split", help="Split name. From the path if not given.")
-@click.option("--classes", metavar="FILE", help="Class names in label order: JSON list, or one a line.")
+@click.option(
+    "--classes", metavar="FILE", help="Class names in label order: JSON list, or one a line; or imagenet:openai."
+)
 @click.option(
     "--templates",
     multiple=True,

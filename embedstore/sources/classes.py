@@ -6,6 +6,7 @@ import json
 import os
 
 from embedstore.errors import SourceError, redact
+from embedstore.prompts import class_list
 from embedstore.sources.places import FileSystem, border, locate
 
 _MOST_BYTES = 16 << 20  # ImageNet-21k with all its synonyms takes one of them
@@ -21,7 +22,7 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Parameters
     ----------
     path : str or path
-        A local path or any fsspec URL.
+        A local path or any fsspec URL; or ``imagenet:NAME``, a list that :func:`embedstore.prompts.class_list` knows.
 
     Returns
     -------
@@ -31,8 +32,12 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     ------
     SourceError
         The file is missing or holds something else; the message names the file and what was found.
+    UnknownName
+        There is no such list.
     """
     spec = os.fspath(path)
+    if spec.startswith("imagenet:"):
+        return class_list(spec)
     return read_classes_at(*locate(spec), redact(spec))
 
 
