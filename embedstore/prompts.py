@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from embedstore.errors import UnknownName, UsageError
 
@@ -48,9 +49,10 @@ def _openai_imagenet() -> tuple[str, ...]:
 
 
 def _first_synonyms_of_imagenet() -> tuple[str, ...]:
-    from timm.data import ImageNetInfo
+    from timm import data
 
-    known = ImageNetInfo("imagenet-1k")
+    timm_data: Any = data  # it exports without saying so to type checkers
+    known = timm_data.ImageNetInfo("imagenet-1k")
     return tuple(known.index_to_description(label).partition(",")[0] for label in range(known.num_classes()))
 
 

@@ -117,12 +117,15 @@ class Failure:
     reason: str
 
 
+_LATER = ("parameters", "gflops")  # fields of Provenance that early versions did not write
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What made a model's embeddings: enough to notice, before any number is wrong, that something differs.
 
-    ``versions`` (of the libraries) are recorded but not part of the fingerprint: upgrading torch must not orphan a
-    store that took GPU-days. Everything else is.
+    ``versions`` (of the libraries), ``parameters`` and ``gflops`` are recorded but not part of the fingerprint:
+    upgrading torch must not orphan a store that took GPU-days. Everything else is.
 
     Attributes
     ----------
@@ -146,6 +149,10 @@ class Provenance:
     logit_scale : float or None
         The factor (already exponentiated) that the model multiplies cosines with.
     versions : mapping of str to str
+    parameters : int or None
+        Of the image tower; None where an early version wrote this.
+    gflops : float or None
+        Of one image: 1e9 floating-point operations, two for each multiplication with addition, to three digits.
     """
 
     name: str
@@ -161,10 +168,13 @@ class Provenance:
     joint_dim: int
     logit_scale: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    parameters: int | None = None
+    gflops: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; :meth:`from_json` reads it back."""
-        return asdict(self)
+        value = asdict(self)
+        return {name: value[name] for name in value if name not in _LATER or value[name] is not None}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Provenance:
@@ -172,10 +182,9 @@ class Provenance:
         return cls(**{f.name: value[f.name] for f in fields(cls) if f.name in value})
 
     def identity(self) -> dict[str, Any]:
-        """Everything that must not differ: all fields but ``versions``, as JSON so that stored and fresh compare."""
+        """Everything that must not differ, as JSON so that stored and fresh compare."""
         value: dict[str, Any] = json.loads(json.dumps(self.to_json()))
-        del value["versions"]
-        return value
+        return {name: value[name] for name in value if name not in ("versions", *_LATER)}
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of :meth:`identity`."""

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from encoder_models import batch_of, pictures
+from encoder_models import CONFIGS, batch_of, pictures, save
 
 from embedstore.encoders import load_encoder
 from embedstore.encoders.fake import FakeEncoder
@@ -43,6 +43,23 @@ def test_a_timm_backbone_gives_its_pooled_output(timm_file):
     assert not encoder.has_text
     with pytest.raises(NotAvailable, match="image-only"):
         encoder.texts(["a cat"])
+
+
+def test_size_and_operations_of_an_image_tower_are_those_counted_by_hand(tmp_path):
+    """The ViT of 4 patches and a class token, 5 rows of width 32, in two layers with an MLP four times as wide."""
+    width, rows, patch = 32, 5, 3 * 16 * 16
+    layer = rows * width * 3 * width + 2 * rows * rows * width + rows * width * width + 2 * rows * width * 4 * width
+    multiplications = 4 * patch * width + 2 * layer
+    found = load_encoder(f"local-dir:{save(tmp_path / 'vit', CONFIGS['vit'])}").provenance
+    assert found.gflops == pytest.approx(2 * multiplications / 1e9, rel=5e-3)
+    per_layer = 4 * (width * width + width) + 8 * width * width + 5 * width + 2 * 2 * width
+    assert found.parameters == patch * width + width + rows * width + 2 * 2 * width + 2 * per_layer + width * 12
+    assert Provenance.from_json(found.to_json()) == found
+    early = {name: value for name, value in found.to_json().items() if name not in ("parameters", "gflops")}
+    assert Provenance.from_json(early).fingerprint() == found.fingerprint(), (
+        "stores of early versions are the same model's"
+    )
+    assert Provenance.from_json(early).to_json() == early
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])

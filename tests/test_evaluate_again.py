@@ -64,7 +64,7 @@ def test_without_known_results_all_is_computed(trainings: list[int]) -> None:
 
 
 def test_another_metric_set_measures_the_stored_scores(trainings: list[int]) -> None:
-    of = study()
+    of = study(test_split={"status": np.repeat([1, 0, 1], 10).astype(np.uint8)})
     known = kept(of, methods=["linear", "knn"])
     del trainings[:]
     measured = list(run_methods(fresh(of), ["linear", "knn"], seeds=[0], preset="mcm", known=known))

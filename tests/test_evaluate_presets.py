@@ -62,6 +62,7 @@ def test_official_measures_distances_of_logits_with_the_unweighted_mean_of_class
 def test_a_preset_and_options_settle_every_option() -> None:
     settled = settings("knn", "openood", {"metric": "l2"})
     assert settled == {**METHODS["knn"].defaults(), "k": 50, "reduce": "kth", "metric": "l2"}
+    assert settings("knn", "openood", {"k": 3})["k"] == 3, "what is given wins over the preset"
     with pytest.raises(UnknownName, match=r"unknown option of knn 'kk'\. Did you mean 'k'"):
         settings("knn", "default", {"kk": 3})
     with pytest.raises(UnknownName, match=r"unknown preset 'offical'\. Did you mean 'official'"):
@@ -173,6 +174,9 @@ def test_shots_are_drawn_per_class_by_the_seed_and_balanced_rows_are_equally_man
     assert [found.details["trained_on"] for found in few] == [[4, 4, 4], [4, 4, 4]]
     assert (few[0].weights["coef"] != few[1].weights["coef"]).any()
     np.testing.assert_array_equal(few[0].weights["mean"], few[1].weights["mean"])
+    together = run_methods(study(), ["linear"], seeds=[0, 1], options={"linear": {"shots": 4}})
+    for found, alone in zip(together, few, strict=True):
+        np.testing.assert_array_equal(found.weights["coef"], alone.weights["coef"])
     counts = one(study(), "plp", balanced=True).details["trained_on"]
     assert len(set(counts)) == 1
     assert len(set(one(study(), "plp").details["trained_on"])) > 1, "this data would not tell"
@@ -191,6 +195,31 @@ def test_pseudo_labels_are_compared_with_true_ones_where_those_exist() -> None:
     assert details["class_agreement"] == by_class
     assert "agreement" not in one(study(train_split={"labels": None}), "plp").details
     assert "agreement" not in one(study(), "linear").details
+
+
+def test_every_class_has_its_accuracy_and_errors_are_counted_by_pair() -> None:
+    of = study()
+    (result,) = run_methods(of, ["mcm"])
+    joint = X["test"].astype(np.float64) @ of.store.projection("m")
+    guess = (joint @ (TEXT[:, 0] / np.linalg.norm(TEXT[:, 0], axis=1, keepdims=True)).T).argmax(axis=1)
+    right = guess == LABELS["test"]
+    assert result.details["class_accuracy"] == [[name, right[c::3].mean(), 10] for c, name in enumerate(NAMES)]
+    table = confused(guess)
+    pairs = {(NAMES[t], NAMES[g]): table[t, g] for t in range(3) for g in range(3) if table[t, g]}
+    assert {(true, guessed): count for true, guessed, count in result.details["confused"]} == pairs
+    counts = [count for _, _, count in result.details["confused"]]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == (~right).sum() > 0
+    (unlabelled,) = run_methods(study(test_split={"labels": None}), ["mcm"])
+    assert "class_accuracy" not in unlabelled.details
+
+
+def confused(guess: np.ndarray) -> np.ndarray:
+    """Naive (3, 3) confusion matrix without its diagonal."""
+    table = np.zeros((3, 3), dtype=int)
+    for true, guessed in zip(LABELS["test"], guess, strict=True):
+        table[true, guessed] += true != guessed
+    return table
 
 
 def test_accuracy_of_every_template_and_scores_of_a_single_one() -> None:

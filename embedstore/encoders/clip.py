@@ -64,6 +64,8 @@ def load_clip(spec: ModelSpec, *, device: str, precision: str, dtype: str) -> Cl
         joint_dim=encoder.joint_dim,
         logit_scale=float(model.logit_scale.exp().item()),
         versions=runtime.package_versions(),
+        parameters=runtime.parameters(model.visual),
+        gflops=runtime.gflops(encoder.images, encoder.input_size),
     )
     return encoder
 
@@ -103,7 +105,8 @@ class ClipEncoder:
         self.projection: FloatArray | None = None
         if self._head.matrix is not None:
             self.projection = runtime.to_numpy(self._head.matrix)
-        self.feature_dim, self.joint_dim = self._check(config.input_size)
+        self.input_size: tuple[int, int, int] = config.input_size
+        self.feature_dim, self.joint_dim = self._check()
         if self._head.matrix is None and self._head.rest is None:
             self.projection = np.eye(self.joint_dim, dtype=np.float32)
 
@@ -124,14 +127,14 @@ class ClipEncoder:
             vectors[start : start + len(tokens)] = runtime.unit_rows(runtime.to_numpy(encoded))
         return vectors
 
-    def _check(self, input_size: tuple[int, int, int]) -> tuple[int, int]:
+    def _check(self) -> tuple[int, int]:
         """Compare with ``encode_image`` on one image; return Dp and D.
 
         Costs two passes of one image, and catches a tower that another release of open_clip built otherwise.
         """
         import torch
 
-        image = torch.linspace(-1, 1, int(np.prod(input_size))).reshape(1, *input_size)
+        image = torch.linspace(-1, 1, int(np.prod(self.input_size))).reshape(1, *self.input_size)
         found = self.images(image)
         with runtime.forward_pass(self._device, self._precision):
             expected = runtime.to_numpy(self.model.encode_image(image.to(self._device), normalize=False))

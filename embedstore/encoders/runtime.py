@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -182,3 +182,23 @@ def _reachable(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def gflops(images: Callable[[torch.Tensor], object], size: tuple[int, int, int]) -> float:
+    """10⁹ floating-point operations of one image, two for each multiplication with addition, to three digits."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused attention layer is not counted
+    try:
+        with FlopCounterMode(display=False) as counter:
+            images(torch.zeros(1, *size))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return float(f"{counter.get_total_flops() / 1e9:.3g}")
+
+
+def parameters(module: torch.nn.Module) -> int:
+    """How many numbers there are to learn in a module."""
+    return sum(parameter.numel() for parameter in module.parameters())

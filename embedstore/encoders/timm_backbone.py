@@ -51,6 +51,8 @@ def load_timm(spec: ModelSpec, *, device: str, precision: str, dtype: str) -> Ti
         feature_dim=width,
         joint_dim=width,
         versions=runtime.package_versions(),
+        parameters=runtime.parameters(model),
+        gflops=runtime.gflops(encoder.images, encoder.preprocess_config["input_size"]),
     )
     return encoder
 

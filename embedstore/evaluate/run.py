@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embedstore.errors import NotAvailable, UnknownName
 from embedstore.evaluate.finding import Finding, Method
@@ -21,6 +23,8 @@ from embedstore.metrics import accuracy, ood_metrics
 from embedstore.records import FloatArray, Result
 
 Options = Mapping[str, Mapping[str, Any]]
+
+_CONFUSIONS = 50  # pairs of classes that a result keeps
 
 
 def run_methods(
@@ -162,19 +166,32 @@ def _blank(study: Study, name: str, options: Mapping[str, Any], seed: int | None
 
 
 def _filled(study: Study, blank: Result, finding: Finding, notes: tuple[str, ...]) -> Result:
-    id_accuracy = None
+    id_accuracy, details = None, dict(finding.details)
     if finding.predicted is not None and (study.test_labels >= 0).any():
         id_accuracy = accuracy(finding.predicted, study.test_labels)
+        details |= _by_class(study, finding.predicted)
     filled = replace(
         blank,
         id_accuracy=id_accuracy,
         metrics=_metrics(study, finding.scores, blank.params["metrics"]),
         scores=_by_row(study, finding),
         weights=finding.weights,
-        details=finding.details,
+        details=details,
         notes=notes + finding.notes,
     )
     return _stamped(filled)
+
+
+def _by_class(study: Study, predicted: npt.NDArray[Any]) -> dict[str, Any]:
+    """Where a classifier errs: accuracy and count of every ID class, and which classes it takes for which."""
+    known = study.test_labels >= 0
+    truth, guess = study.test_labels[known].astype(np.int64), np.asarray(predicted)[known].astype(np.int64)
+    names = study.test_class_names(max(int(truth.max()), int(guess.max())) + 1)
+    counts, hits = (np.bincount(rows, minlength=len(names)).tolist() for rows in (truth, truth[truth == guess]))
+    rows = [[name, hit / count if count else None, count] for name, hit, count in zip(names, hits, counts, strict=True)]
+    pairs = Counter(zip(truth[truth != guess].tolist(), guess[truth != guess].tolist(), strict=True))
+    most = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:_CONFUSIONS]
+    return {"class_accuracy": rows, "confused": [[names[t], names[g], count] for (t, g), count in most]}
 
 
 def _stamped(result: Result) -> Result:

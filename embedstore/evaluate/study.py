@@ -196,6 +196,11 @@ class Study:
         """(M,) int32 of the ID test rows, -1 where unknown."""
         return self.test.labels[self.used(self.test)]
 
+    def test_class_names(self, at_least: int) -> list[str]:
+        """Names of the classes that ID test labels are indices into; numbers where nobody knows the names."""
+        names = list(self.test.class_names or (self.train.class_names if self.has_train else None) or ())
+        return names + [str(label) for label in range(len(names), at_least)]
+
     # Prompts --------------------------------------------------------------------------------------------------------
 
     @cached_property
