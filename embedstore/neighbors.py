@@ -58,7 +58,6 @@ def nearest(
     k: int,
     metric: str = "cosine",
     *,
-    unit_bank: bool = False,
     device: str = "cpu",
     block_rows: int = 32768,
 ) -> tuple[Float32, npt.NDArray[np.int64]]:
@@ -78,9 +77,6 @@ def nearest(
         1 <= k <= M.
     metric : "cosine", "dot" or "l2"
         Cosine similarity; inner product of the rows as they are; Euclidean distance of the rows as they are.
-    unit_bank : bool
-        The bank is float32 rows of length 1 already, as :func:`unit` returns them; saves the work of scaling it
-        again for every call. Cosine similarity only.
     device : "cpu" or "cuda"
         Where FAISS searches; "cuda" is the first GPU that it sees.
     block_rows : int
@@ -104,11 +100,10 @@ def nearest(
         No such metric or device.
     UsageError
         ``k`` is not in [1, M], the widths differ, rows are not finite or so long that float32 overflows,
-        ``block_rows`` is not positive, ``unit_bank`` is set for another metric than cosine, or FAISS sees no GPU where
-        one is asked for.
+        ``block_rows`` is not positive, or FAISS sees no GPU where one is asked for.
     """
     asked, rows = (X if sliceable(X) else np.asarray(X) for X in (queries, bank))
-    _check(asked, rows, k, metric, unit_bank, block_rows)
+    _check(asked, rows, k, metric, block_rows)
     n_asked, n_rows = asked.shape[0], rows.shape[0]  # a Zarr array has no len()
     if device == "cuda" and k > _MOST_ON_GPU:
         block_rows = min(block_rows, _MOST_ON_GPU)  # all rows of a block, then; merging them gives any k
@@ -118,7 +113,7 @@ def nearest(
     indices = np.full((n_asked, k), -1, dtype=np.int64)
     for first in range(0, n_rows, block_rows):
         raw = np.asarray(rows[first : first + block_rows])
-        part = np.ascontiguousarray(raw, np.float32) if unit_bank else _prepared(raw, metric, origin, first, n_rows)
+        part = _prepared(raw, metric, origin, first, n_rows)
         index.reset()
         index.add(part)
         for start in range(0, n_asked, _BLOCK):
@@ -152,13 +147,9 @@ def _matrix(rows: npt.NDArray[np.generic]) -> None:
         raise UsageError(f"expected an (N, D) array of real numbers, got shape {rows.shape} and dtype {rows.dtype}")
 
 
-def _check(
-    asked: npt.NDArray[np.generic], rows: npt.NDArray[np.generic], k: int, metric: str, unit_bank: bool, block_rows: int
-) -> None:
+def _check(asked: npt.NDArray[np.generic], rows: npt.NDArray[np.generic], k: int, metric: str, block_rows: int) -> None:
     if metric not in METRICS:
         raise UnknownName("metric", metric, METRICS)
-    if unit_bank and metric != "cosine":
-        raise UsageError(f"a bank of unit rows serves the cosine similarity only, and the metric is {metric!r}")
     _matrix(rows)
     if len(asked.shape) != 2 or asked.shape[1] != rows.shape[1]:
         raise UsageError(f"queries of shape {asked.shape} do not fit a bank of shape {rows.shape}")

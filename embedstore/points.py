@@ -137,9 +137,9 @@ def result_points(
         No result has that metric.
     """
     # By what a figure is of, then by model, then by the run's options and seed: sorted, so that the newest is the last.
-    accuracies: dict[tuple[str, str], dict[str, float]] = {}
+    accuracies: dict[tuple[str, str, str], dict[str, float]] = {}
     values: dict[str, dict[str, dict[str, float]]] = {}
-    inside: dict[str, str] = {}
+    about: dict[str, tuple[str, str]] = {}
     known: set[str] = set()
     there = sorted((result for result in results if result.absent is None), key=lambda result: result.created)
     several = len({result.params["templates"] for result in there if "templates" in result.params}) > 1
@@ -148,7 +148,8 @@ def result_points(
         # No metric set changes an accuracy.
         as_it_is = result.variant in ("", f"metrics={result.params.get('metrics')}")
         if result.method == accuracy_method and as_it_is and result.id_accuracy is not None:
-            accuracies.setdefault((result.id_dataset, result.model), {})[run] = result.id_accuracy
+            prompts = str(result.params.get("templates", ""))
+            accuracies.setdefault((result.id_dataset, result.model, prompts), {})[run] = result.id_accuracy
         marks = [result.variant, str(result.params.get("templates", "")) if several else ""]
         mark = f" ({', '.join(filter(None, marks))})" if any(marks) else ""
         for score, by_set in result.metrics.items():
@@ -157,24 +158,37 @@ def result_points(
                 if metric in metrics and (not methods or result.method in methods):
                     name = f"{result.id_dataset}: {result.method}{mark} · {score}, {ood}"
                     values.setdefault(name, {}).setdefault(result.model, {})[run] = metrics[metric]
-                    inside[name] = result.id_dataset
+                    about[name] = result.id_dataset, str(result.params.get("templates", ""))
     if known and metric not in known:
         raise UnknownName("metric", metric, known)
-    return {name: _of_models(by_model, inside[name], accuracies) for name, by_model in values.items()}
+    return {name: _of_models(by_model, *about[name], accuracies) for name, by_model in values.items()}
 
 
 def _of_models(
-    by_model: Mapping[str, Mapping[str, float]], id_name: str, accuracies: Mapping[tuple[str, str], Mapping[str, float]]
+    by_model: Mapping[str, Mapping[str, float]],
+    id_name: str,
+    prompts: str,
+    accuracies: Mapping[tuple[str, str, str], Mapping[str, float]],
 ) -> Points:
-    with_both = [model for model in sorted(by_model) if (id_name, model) in accuracies]
+    x = {model: _accuracy(accuracies, id_name, model, prompts) for model in sorted(by_model)}
+    with_both = [model for model, value in x.items() if value is not None]
     return Points(
         models=tuple(with_both),
-        x=np.array([fmean(accuracies[id_name, model].values()) for model in with_both]),
+        x=np.array([x[model] for model in with_both], dtype=np.float64),
         y=np.array([fmean(by_model[model].values()) for model in with_both]),
         benchmark=None,
         family=None,
         left_out=tuple(f"{model}: no ID accuracy" for model in sorted(by_model) if model not in with_both),
     )
+
+
+def _accuracy(
+    accuracies: Mapping[tuple[str, str, str], Mapping[str, float]], id_name: str, model: str, prompts: str
+) -> float | None:
+    """Mean over the seeds; of a classifier that reads prompts by the same ones as y, or by the default's, or by any."""
+    found = {by[2]: values for by, values in accuracies.items() if by[:2] == (id_name, model)}
+    chosen = next((found[each] for each in (prompts, "", "plp", *sorted(found)) if each in found), None)
+    return None if chosen is None else fmean(chosen.values())
 
 
 def _table(name: str) -> tuple[list[str], list[Row]]:

@@ -219,7 +219,7 @@ def test_leaks_are_named_by_key_and_left_out_on_request(leaky: Path) -> None:
     assert [(row["n_id"], row["n_ood"]) for row in whole + part] == [(30, 25), (29, 24)]
     assert part[0]["auroc"] > whole[0]["auroc"], "an OOD image that is in the bank looks like ID"
     said = invoke("probe", *asked, "--method", "knn", "--drop-duplicates").stdout
-    assert "duplicates by m, left out for all models: 1 of pets/test, 1 of cars/test" in said
+    assert "duplicates by m, left out for all models: 1 of cars/test, 1 of pets/test" in said
     assert "pets/test: 1 of 30 finished rows are left out as duplicates" in said
 
 

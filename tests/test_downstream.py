@@ -48,7 +48,12 @@ def test_probe_and_report_run_without_models_images_or_their_libraries(fake_stor
     methods = set(METHODS)
     assert {row["method"] for row in rows if "absent" not in row} == methods
     assert {row["model"] for row in rows} == {"fake", "fake-other"}
-    assert sorted(path.name for path in Path(out).iterdir()) == ["report.html", "results.csv", "results.json"]
+    assert sorted(path.name for path in Path(out).iterdir()) == [
+        "report.html",
+        "results.csv",
+        "results.json",
+        "tables.tex",
+    ]
     assert (Path(out) / "report.html").stat().st_size > 10_000
 
 

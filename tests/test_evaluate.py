@@ -297,10 +297,9 @@ def test_an_ood_set_without_a_finished_row_is_left_out_and_said() -> None:
     both = Study(whole.store, "m", "pets", ["vans", "cars"])
     (result,) = run_methods(both, ["mcm"])
     assert list(result.metrics["msp"]) == ["cars/test"]
-    (note,) = result.notes
-    assert note.startswith(
-        "vans/test has no finished rows for m; run `embedstore extract` again, or with --retry-failed"
-    )
+    assert result.notes == ()
+    (missing,) = both.missing
+    assert missing.startswith("vans/test has no finished rows for m; run `embedstore extract` again, or with --retry-f")
     with pytest.raises(NotAvailable, match="vans/test has no finished rows for m"):
         Study(whole.store, "m", "pets", ["vans"])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from synthetic_study import LABELS, X, put, study
 
+from embedstore.errors import UsageError
 from embedstore.evaluate import METHODS, Study, run_methods
 from embedstore.evaluate.rows import chosen, gathered
 from embedstore.probes import linear as training
@@ -148,7 +152,8 @@ def test_features_that_do_not_fit_into_memory_give_the_same_numbers() -> None:
         assert mapped.key() == held.key()
 
 
-def test_rows_are_gathered_in_order_in_memory_or_in_a_file(tmp_path: Path) -> None:
+def test_rows_are_gathered_in_order_in_memory_or_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float16)
     parts = np.split(rows, [10, 4000, 4000])
     index = np.random.default_rng(1).permutation(9000)[:5000]
@@ -160,7 +165,20 @@ def test_rows_are_gathered_in_order_in_memory_or_in_a_file(tmp_path: Path) -> No
         assert whole.flags.writeable != in_file
         np.testing.assert_array_equal(whole, rows)
         np.testing.assert_array_equal(chosen(whole, index, size), rows[index])
+    del whole
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    of = study()
+    small = Study(of.store, "m", "pets", ["cars"], in_memory=0)
+    (result,) = run_methods(small, ["knn"])
+    assert "do not fit into memory" in str(result.absent)
+    assert "set TMPDIR" in str(result.absent)
 
 
 def test_left_out_rows_are_neither_tested_nor_forgotten() -> None:
@@ -185,6 +203,63 @@ def test_other_splits_can_train_and_test() -> None:
     (result,) = run_methods(swapped, ["knn"])
     assert result.metrics["cosine"]["cars/test"]["auroc"] == 1.0, "every test row is in the bank"
     assert set(result.inputs) == {"model", "images/pets/test", "images/pets/val", "images/cars/test"}
+
+
+def test_what_trains_and_what_tests_is_part_of_a_result(trainings: list[int]) -> None:
+    """Two splits of one data set can take each other's place; the fingerprints of what was read are then the same."""
+    of = study()
+    put(of.store, "pets/val", X["test"] + 0.5, LABELS["test"])
+
+    def ran(train: str, test: str, known: list[Result]) -> dict[str, Result]:
+        swapped = Study(of.store, "m", "pets", ["cars"], train_split=train, test_split=test)
+        return {each.method: each for each in run_methods(swapped, ["knn", "linear", "vim"], known=known)}
+
+    known: list[Result] = []
+    for splits in (("train", "test"), ("test", "train"), ("train", "val"), ("val", "test"), ("test", "val")):
+        found, alone = ran(*splits, known), ran(*splits, [])
+        for method, result in found.items():
+            assert result.metrics == alone[method].metrics, (splits, method)
+            assert result.id_accuracy == alone[method].id_accuracy
+            marks = {f"train_split={splits[0]}"} - {"train_split=train"} | {f"test_split={splits[1]}"} - {
+                "test_split=test"
+            }
+            assert set(result.variant.split(", ")) - {""} == marks
+        known += found.values()
+    with pytest.raises(UsageError, match="pets/test cannot be both"):
+        Study(of.store, "m", "pets", ["cars"], train_split="test")
+
+
+def test_a_layer_of_other_prompts_is_not_the_same(trainings: list[int]) -> None:
+    of = study()
+    other = np.random.default_rng(3).standard_normal((3, 1, 4)).astype(np.float32)
+    of.store.add_texts("m", "pets", "mcm", names=("cat", "dog", "fish"), templates=["a {}"], vectors=other)
+    known = kept(of, methods=["plp"])
+    del trainings[:]
+    (found,) = run_methods(fresh(of, templates="mcm"), ["plp"], known=known)
+    assert len(trainings) == 1
+    assert (found.weights["coef"] != known[0].weights["coef"]).any()
+
+
+def test_left_out_rows_make_a_variant_of_their_own() -> None:
+    whole = study()
+    part = fresh(whole, without={"cars/test": np.array([0, 5])})
+    (result,) = run_methods(part, ["knn"])
+    assert result.variant == "left_out=2"
+    assert next(run_methods(fresh(whole, without={"cars/test": np.array([], int)}), ["knn"])).variant == ""
+
+
+def test_few_labels_and_all_features_set_the_scale_of_every_probe() -> None:
+    labels = np.where(np.arange(60) < 30, LABELS["train"], -1)
+    of = study(train_split={"labels": labels})
+    options = {method: {"shots": 2} for method in ("plp", "linear", "logistic")}
+    found = {result.method: result for result in run_methods(of, list(options), options=options)}
+    np.testing.assert_allclose(found["plp"].weights["mean"], X["train"].mean(axis=0), rtol=1e-5, atol=1e-6)
+    for method in ("linear", "logistic"):
+        np.testing.assert_allclose(found[method].weights["mean"], X["train"][:30].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_options_do_not_make_a_method_run() -> None:
+    assert [r.method for r in run_methods(study(), ["knn"], options={"residual": {"dim": 2}})] == ["knn"]
 
 
 def test_the_store_keeps_variant_and_details(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def test_options_are_parsed_by_their_types(method: str, option: str, text: str, 
 def test_text_that_fits_no_type_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--option knn\.k=many: 'many' is no int"):
         METHODS["knn"].parse("knn", "k", "many")
+    with pytest.raises(UsageError, match="'nan' is no float"):
+        METHODS["plp"].parse("plp", "threshold", "nan")
     with pytest.raises(UsageError, match="'maybe' is no bool"):
         METHODS["plp"].parse("plp", "balanced", "maybe")
 
@@ -154,8 +156,11 @@ def test_a_threshold_keeps_confident_pseudo_labels_and_all_rows_set_the_scale() 
     standard = ((X["train"][kept] - mean) / scale).astype(np.float32)
     probe = LinearProbe(n_classes=3, seed=0, standardize=False).fit(standard, cosines.argmax(axis=1)[kept])
     np.testing.assert_allclose(found.weights["coef"], probe.coef_, rtol=1e-4, atol=1e-5)
-    with pytest.raises(AssertionError, match=r"no train image has a pseudo-label of confidence 1\.1 or more"):
-        one(study(), "plp", threshold=1.1)
+    with pytest.raises(AssertionError, match=r"no train image has a pseudo-label of confidence 0\.99 or more"):
+        one(study(), "plp", threshold=0.99, temperature=1.0)
+    for wrong in (1.1, -0.1):
+        with pytest.raises(UsageError, match=r"threshold is a confidence, in \[0, 1\]"):
+            one(study(), "plp", threshold=wrong)
 
 
 def test_soft_labels_are_the_softmax_at_the_models_logit_scale() -> None:
@@ -210,6 +215,9 @@ def test_every_class_has_its_accuracy_and_errors_are_counted_by_pair() -> None:
     counts = [count for _, _, count in result.details["confused"]]
     assert counts == sorted(counts, reverse=True)
     assert sum(counts) == (~right).sum() > 0
+    confidence = result.scores["msp/pets/test"]
+    risk = [(~right)[np.argsort(-confidence)][:k].mean() for k in range(1, 31)]
+    assert result.details["aurc"] == {"msp": pytest.approx(np.mean(risk), abs=1e-12)}
     (unlabelled,) = run_methods(study(test_split={"labels": None}), ["mcm"])
     assert "class_accuracy" not in unlabelled.details
 

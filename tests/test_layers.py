@@ -25,7 +25,8 @@ FLOORS = {
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
-HEAVY = {"torch", "torchvision", "open_clip", "timm", "faiss", "sklearn", "scipy", "ray", "plotly", "PIL", "webdataset"}
+HEAVY = {"torch", "torchvision", "open_clip", "timm", "faiss", "sklearn", "scipy", "ray", "plotly", "matplotlib", "PIL"}
+HEAVY |= {"webdataset"}
 # A base class cannot sleep: modules that define estimators need it when they are loaded.
 ALLOWED_AT_TOP = {"sklearn.base"}
 

@@ -63,7 +63,7 @@ def test_blocks_of_queries_and_a_prepared_bank_change_nothing(monkeypatch):
     queries, bank = rng.standard_normal((100, 24)), rng.standard_normal((300, 24))
     similarities, indices = nearest(queries, bank, 5)
     monkeypatch.setattr(neighbors, "_BLOCK", 13)
-    for again in (nearest(queries, bank, 5), nearest(queries, unit(bank), 5, unit_bank=True)):
+    for again in (nearest(queries, bank, 5), nearest(queries, unit(bank), 5)):
         np.testing.assert_allclose(again[0], similarities, atol=1e-6)
         assert np.array_equal(again[1], indices)
 

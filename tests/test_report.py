@@ -270,10 +270,12 @@ def test_files_are_replaced_whole_or_not_at_all(store: Store, tmp_path: Path, mo
         "results.csv": "before",
         "results.json": "before",
     }
-    path = write_report(store, tmp_path / "out")
-    assert path == tmp_path / "out" / "report.html"
-    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "results.csv", "results.json"]
+    done = write_report(store, tmp_path / "out")
+    assert done.page == tmp_path / "out" / "report.html"
+    assert done.page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    names = ["report.html", "results.csv", "results.json", "tables.tex"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert sorted(path.name for path in done.files) == names
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(store: Store, tmp_path: Path) -> None:

@@ -10,12 +10,20 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from report_study import HOSTILE, content, full, hostile, result, seeded, study
+from report_study import HOSTILE, content, full, hostile, metrics, provenance, result, run, seeded, study
 
+from embedstore.records import Result
+from embedstore.report.choice import detectors
+from embedstore.report.completeness import State
+from embedstore.report.content import Content
+from embedstore.report.distributions import curves
+from embedstore.report.gallery import Gallery, Picture, Strip
 from embedstore.report.page import render
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs the Python package selenium")
@@ -25,6 +33,7 @@ pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromiu
 SHOTS = Path(__file__).parents[1] / "build" / "report"
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 MODELS, OODS = 5, ("far/test", "near/test", "other/val")
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAMLCwgAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="
 
 # As root in a container, offline: every name fails to resolve, so that a request could not succeed unseen.
 FLAGS = (
@@ -47,6 +56,10 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         self.driver.get(path.as_uri())
 
+    def draw_all(self) -> None:
+        """Also the plots that are too far below to be drawn yet: print draws everything."""
+        self.driver.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+
     def scheme(self, value: str) -> None:
         features = [{"name": "prefers-color-scheme", "value": value}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -57,11 +70,14 @@ class Browser:
     def texts(self, selector: str) -> list[str]:
         return [str(text) for text in self.js(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)")]
 
-    def points(self) -> list[int]:
-        return [
-            int(n)
-            for n in self.js("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.point').length)")
-        ]
+    def points(self, within: str = "relation") -> list[int]:
+        """Points of each plot of a kind of section."""
+        self.draw_all()
+        plots = f"[...document.querySelectorAll('[id^={within}-] .plot')]"
+        return [int(n) for n in self.js(f"{plots}.map(p => p.querySelectorAll('.point').length)")]
+
+    def drawn(self) -> int:
+        return int(self.js("document.querySelectorAll('.plot.js-plotly-plot').length"))
 
     def complaints(self) -> list[str]:
         """Console errors and warnings since the last call."""
@@ -76,6 +92,7 @@ class Browser:
 
     def shoot(self, path: Path) -> None:
         """The whole page."""
+        self.draw_all()
         wide, high = self.js("[window.innerWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": wide, "height": high, "scale": 1}
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
@@ -98,6 +115,43 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield Browser(driver)
     finally:
         driver.quit()
+
+
+def whole(models: int = MODELS, name: str = "ViT-B-{}/laion2b_s34b_b79k", text: str = "") -> Content:
+    """A report with every section: scores of the best model, images that fool it, sizes, shots and classes."""
+    rng = np.random.default_rng(0)
+    results = []
+    for item in full(models, OODS):
+        scores = {
+            f"{score}/{split}": rng.normal(1.5 if split == "digits/test" else 0, 1, 400)
+            for score in item.metrics
+            for split in ("digits/test", *OODS)
+        }
+        results.append(replace(item, scores=scores))
+    by_class = [[f"{text}class {n}", n / 12, 40] for n in range(12)] + [["unseen", None, 0]]
+    details = {"class_accuracy": by_class, "confused": [[f"{text}class 1", "class 2", 30]] * 12}
+    results[0] = replace(results[0], details=details, id_accuracy=0.99)
+    for shots, seed in ((1, 0), (1, 1), (16, 0), (16, 1)):
+        table = {"msp": {ood: metrics(0.5 + 0.02 * shots + 0.01 * seed) for ood in OODS}}
+        results.append(run(results[0].model, "linear", f"shots={shots}", seed, id_accuracy=0.5, metrics=table))
+    made = {m: provenance(m, parameters=10**7 * (n + 1), gflops=4.0 * (n + 1)) for n, m in enumerate(names(results))}
+    strip = [Picture(f"{text}{n}.jpg", f"{text}cat", n / 8, PIXEL if n else None) for n in range(8)]
+    strips = {ood: (Strip(ood, "knn · cosine", tuple(strip), f"{text} is not at hand."),) for ood in OODS}
+    gallery = Gallery("digits", f"{text}model", ("knn · cosine",), strips[OODS[0]], strips)
+    states = (State(results[0].model, "digits/test", 90, 7, 3), State(results[-1].model, "far/test", 100))
+    found = content(results, models=made, galleries=(gallery,), states=states)
+    return replace(found, curves=tuple(curves(detectors(found.cells, results).values())))
+
+
+def names(results: list[Result]) -> list[str]:
+    return sorted({item.model for item in results})
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "report.html"
+    path.write_text(render(whole()), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +185,10 @@ def test_several_seeds_fit_on_the_page(browser: Browser, tmp_path: Path) -> None
         browser.shoot(SHOTS / f"{width}-seeds.png")
         assert browser.js("document.documentElement.scrollWidth") == WIDTHS[width][0]
     # Numbers stay in line, whether or not a deviation follows.
-    assert browser.js("new Set([...document.querySelectorAll('.spread')].map(e => e.offsetWidth)).size") == 1
+    assert (
+        browser.js("new Set([...document.querySelectorAll('.spread')].map(e => e.offsetWidth).filter(Boolean)).size")
+        == 1
+    )
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -157,7 +214,7 @@ def test_choosing_a_method_changes_plots_captions_and_the_table(browser: Browser
     assert browser.js("document.querySelector('[data-label]:not([hidden])').dataset.label") == "knn · cosine"
     from selenium.webdriver.support.ui import Select
 
-    Select(browser.driver.find_element("css selector", "select")).select_by_visible_text("mcm · msp")
+    Select(browser.driver.find_element("css selector", ".drawing select")).select_by_visible_text("mcm · msp")
     assert browser.points() == [MODELS - 1] * len(OODS)
     assert browser.texts("figcaption .r2") != before
     assert browser.js("document.querySelector('[data-label]:not([hidden])').dataset.label") == "mcm · msp"
@@ -174,6 +231,7 @@ def test_the_plots_follow_the_colour_scheme_while_open(browser: Browser, report:
         return [str(browser.js(f"getComputedStyle(document.querySelector('{what}')).{name}")) for what, name in fills]
 
     browser.open(report, scheme="light")
+    browser.draw_all()
     light = colours()
     browser.scheme("dark")
     WebDriverWait(browser.driver, 10).until(lambda _: all(a != b for a, b in zip(light, colours(), strict=True)))
@@ -192,10 +250,92 @@ def test_hostile_names_are_seen_as_they_are_also_on_hover(browser: Browser, tmp_
     assert browser.texts("h1") == [text]
     # All or nothing: an element made out of a name would be one that the page does not have with plain names.
     assert browser.js("document.querySelectorAll('img, main script').length") == 0
+    browser.draw_all()
     point = browser.driver.find_element("css selector", ".plot .point")
     browser.js("document.querySelector('.plot').scrollIntoView({block: 'center'})")
     ActionChains(browser.driver).move_to_element(point).perform()
     hover = browser.js("document.querySelector('.hoverlayer').textContent")
     assert hover.startswith(f"{text}0")
+    assert browser.requests() == [path.as_uri()]
+    assert browser.complaints() == []
+
+
+# Every section -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_section_fits_and_complains_of_nothing(
+    browser: Browser, everything: Path, scheme: str, width: str
+) -> None:
+    browser.complaints(), browser.requests()
+    browser.open(everything, scheme=scheme, width=width)
+    browser.shoot(SHOTS / f"{width}-{scheme}-sections.png")
+    titles = ["relation", "separation", "cost", "shots", "weak", "gallery", "provenance"]
+    assert set(titles) <= set(browser.js("[...document.querySelectorAll('h2')].map(e => e.id)"))
+    assert browser.js("document.documentElement.scrollWidth") == WIDTHS[width][0]
+    assert browser.points("relation") == [MODELS] * len(OODS)
+    assert browser.points("cost") == [MODELS] * 4
+    assert browser.points("shots") == [3, 3]
+    assert browser.js("document.querySelectorAll('[id^=separation-] .plot')[0].data.length") == 8
+    assert max(browser.js("document.querySelectorAll('[id^=separation-] .plot')[0].data.map(t => t.x.length)")) <= 150
+    # No plot is empty, and every one says in words what it shows.
+    assert browser.drawn() == browser.js("document.querySelectorAll('.plot').length")
+    assert browser.js("[...document.querySelectorAll('.plot')].every(p => p.getAttribute('aria-label').length > 40)")
+    assert browser.js("[...document.querySelectorAll('img')].every(i => i.complete && i.naturalWidth > 0 && i.alt)")
+    assert browser.complaints() == []
+    assert browser.requests() == [everything.as_uri()]
+
+
+def test_choosing_an_ood_set_changes_the_curves_their_table_and_the_histograms(
+    browser: Browser, everything: Path
+) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    browser.open(everything)
+    browser.draw_all()
+    within = "[id^=separation-] "
+    shown = f"document.querySelectorAll('{within}[data-label]:not([hidden])')"
+    before = browser.texts(f"{within}figcaption .r2"), browser.js(f"{shown}[0].textContent")
+    Select(browser.driver.find_element("css selector", f"{within}select")).select_by_visible_text("near")
+    assert browser.js(f"[...{shown}].map(e => e.dataset.label)") == ["near"]
+    after = browser.texts(f"{within}figcaption .r2"), browser.js(f"{shown}[0].textContent")
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    assert after[0][0] == "digits against near"
+    # The AUROC above a histogram is the one in the table.
+    rows = browser.js(f"[...{shown}[0].querySelectorAll('tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+    assert [f"AUROC {row[1]}" for row in rows] == after[0][1:]
+    assert browser.complaints() == []
+
+
+def test_a_large_study_is_small_enough_and_draws_what_is_in_sight(browser: Browser, tmp_path: Path) -> None:
+    sets = tuple(f"set{n}/test" for n in range(8))
+    found = content(full(25, sets))
+    path = tmp_path / "report.html"
+    path.write_text(render(found), encoding="utf-8")
+    # Curves of eight sets and 144 images of at most 9 kB as text come on top, less than 3 MB.
+    assert path.stat().st_size < 12_000_000
+    browser.open(path)
+    assert browser.js("document.querySelectorAll('.plot').length") == len(sets)
+    assert browser.drawn() == 0
+    browser.js("document.querySelector('#relation').scrollIntoView()")
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser.driver, 10).until(lambda _: browser.drawn() > 0)
+    assert browser.points() == [25] * len(sets)
+
+
+@pytest.mark.parametrize("text", HOSTILE[:3])
+def test_hostile_names_in_every_section_do_nothing(browser: Browser, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(whole(2, text=text)), encoding="utf-8")
+    browser.complaints(), browser.requests()
+    browser.open(path)
+    browser.draw_all()
+    assert browser.js("document.querySelectorAll('main script, main b b, [onerror]').length") == 0
+    assert browser.js("document.querySelectorAll('img:not([src^=\"data:\"])').length") == 0
+    assert f"{text}7.jpg" in browser.texts(".file")
+    assert f"{text}class 1" in browser.texts("#weak ~ .pairs td, #weak ~ .pairs tbody th")
     assert browser.requests() == [path.as_uri()]
     assert browser.complaints() == []

@@ -14,8 +14,8 @@ from embedstore.cli.extract import extract
 from embedstore.cli.inspect import info, list_store, verify
 from embedstore.cli.leaks import leaks
 from embedstore.cli.methods import methods
-from embedstore.cli.options import quiet_option, store_option
 from embedstore.cli.probe import probe
+from embedstore.cli.report import report
 
 # Threads that wait for each other must sleep, not spin, or decoding workers starve: on two busy cores extraction ran
 # three times slower without this (docs/log.md). It is read once, when the OpenMP runtime is loaded, hence so early.
@@ -49,28 +49,8 @@ def run_typed(*args: str) -> None:
         raise click.exceptions.Exit(STOPPED)  # or the recipe would go on with half of the data
 
 
-for _command in (extract, list_store, info, verify, probe, leaks, correlation, methods):
+for _command in (extract, list_store, info, verify, probe, leaks, correlation, methods, report):
     main.add_command(_command)
-
-
-@main.command()
-@store_option
-@click.option("--out", required=True, metavar="DIR", help="Where report.html, results.csv and results.json go.")
-@click.option("--title", help="The page's heading.")
-@quiet_option
-def report(location: str, out: str, title: str | None, quiet: bool) -> None:
-    """Write what `probe` found as one HTML page, CSV and JSON, with R² over the models in the store.
-
-    \b
-    Example:
-      embedstore report --store clip.zarr --out report
-    """
-    from embedstore.cli import console
-    from embedstore.report import write_report
-    from embedstore.store import Store
-
-    page = write_report(Store.open(location), out, title=title)
-    console.human(quiet=quiet).print(f"Report: {page}", soft_wrap=True, markup=False)
 
 
 @main.command()

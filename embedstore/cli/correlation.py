@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--csv", "table", metavar="FILE", help="Or published numbers: columns model, accuracy, auroc, or others.")
 @click.option("--id", "id_name", metavar="NAME", help="Only this in-distribution data set (with --store).")
 @click.option(
-    "--accuracy", default="knn", show_default=True, metavar="METHOD|COLUMN", help="Whose ID accuracy is the x axis."
+    "--accuracy", metavar="METHOD|COLUMN", help="The x axis: ID accuracy of this method (knn), or a column (accuracy)."
 )
 @click.option("--method", "methods", multiple=True, metavar="METHOD", help="Only these scores' methods. Repeatable.")
 @click.option("--metric", default="auroc", show_default=True, help="The y axis: auroc, fpr95, aupr_in, … or a column.")
@@ -36,7 +36,7 @@ def correlation(
     location: str | None,
     table: str | None,
     id_name: str | None,
-    accuracy: str,
+    accuracy: str | None,
     methods: tuple[str, ...],
     metric: str,
     unit: str | None,
@@ -60,15 +60,21 @@ def correlation(
     if table is not None:
         if unit is None:
             raise errors.UsageError("say with --unit whether the numbers of --csv are fraction or percent")
-        column = "accuracy" if accuracy == "knn" else accuracy
+        if id_name is not None or methods:
+            raise errors.UsageError("--id and --method choose results of a --store; a --csv is taken as it is")
         of = cast("Unit", unit)
+        column = accuracy or "accuracy"
         sets = {"": read_points(table, accuracy_unit=of, metric_unit=of, accuracy=column, metric=metric)}
     else:
         assert location is not None
         results = [each for each in Store.open(location).results() if id_name in (None, each.id_dataset)]
-        sets = result_points(results, accuracy_method=accuracy, metric=metric, methods=methods)
-    if not sets:
-        raise errors.NotAvailable("there are no results to correlate; run `embedstore probe` first")
+        _check_methods([*methods, *([accuracy] if accuracy else [])])
+        sets = result_points(results, accuracy_method=accuracy or "knn", metric=metric, methods=methods)
+    if not any(len(points.models) for points in sets.values()):
+        raise errors.NotAvailable(
+            f"there are no points: no model has both an ID accuracy (of {accuracy or 'knn'}) and {metric}; run "
+            "`embedstore probe` first"
+        )
     found: dict[str, dict[str, Group]] = {}
     for name, points in sets.items():
         groups = _groups(points, families)
@@ -81,6 +87,14 @@ def correlation(
         )
     else:
         _print(console.human(), found, sets, metric)
+
+
+def _check_methods(names: Sequence[str]) -> None:
+    from embedstore.evaluate import METHODS
+
+    for name in names:
+        if name not in METHODS:
+            raise errors.UnknownName("method", name, METHODS)
 
 
 def _groups(points: Points, families: Sequence[str]) -> list[str]:
@@ -139,7 +153,8 @@ def _print(out: Any, found: Mapping[str, Mapping[str, Group]], sets: Mapping[str
             table.add_row(name, group, str(c.n), *figures, _most_influential(c.without, c.r_squared, one, sets[name]))
     if table.rows:
         out.print(table)
-    for reason in dict.fromkeys(reasons):
+    left_out = [text for points in sets.values() for text in points.left_out]
+    for reason in dict.fromkeys([*reasons, *(f"left out: {text}" for text in left_out)]):
         out.print(f"note: {reason}", markup=False, soft_wrap=True)
 
 

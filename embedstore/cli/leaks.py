@@ -70,4 +70,7 @@ def leaks(
     if len(found) > _MOST_SHOWN:
         out.print(f"  … and {len(found) - _MOST_SHOWN:,} more; --json lists all")
     if not found:
-        out.print(f"{study.model} finds no duplicates between {', '.join([study.name_of_train, *study.tested])}.")
+        compared = [study.train.name, *study.tested] if study.has_train else list(study.tested)
+        out.print(f"{study.model} finds no duplicates between {', '.join(compared)}.")
+    for note in study.missing:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)

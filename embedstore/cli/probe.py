@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,11 @@ class _Sets:
 @click.option("--drop-duplicates", is_flag=True, help="Leave out images that another set holds, as `leaks` finds them.")
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Cosine of duplicates; as of `leaks`.")
 @click.option("--recompute", is_flag=True, help="Compute what the store holds already, too.")
-@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda", help="Where layers and k-NN run.")
+@click.option("--train-split", metavar="NAME", help="The ID split to train on; train if not given.")
+@click.option("--test-split", metavar="NAME", help="The ID split to test on; test if not given.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="For layers, k-NN."
+)
 @click.option("--results", metavar="PATH", help="Write results into this store instead.")
 @json_option
 @quiet_option
@@ -76,6 +80,8 @@ def probe(
     drop_duplicates: bool,
     threshold: float | None,
     recompute: bool,
+    train_split: str | None,
+    test_split: str | None,
     device: str,
     results: str | None,
     as_json: bool,
@@ -99,6 +105,7 @@ def probe(
     _check_names(methods, preset, templates)
     if threshold is not None and not drop_duplicates:
         raise errors.UsageError("--threshold is that of duplicates: give --drop-duplicates too")
+    _check_device(device)
     out = console.human(quiet=quiet, as_json=as_json)
     store = Store.open(location, writable=results is None)
     wanted = models_of(store, models)
@@ -110,8 +117,8 @@ def probe(
         id_name=sets.id_name,
         ood_names=sets.ood_names,
         templates=prompts,
-        train_split=sets.train_split,
-        test_split=sets.test_split,
+        train_split=train_split or sets.train_split,
+        test_split=test_split or sets.test_split,
         device=device,
     )
     target = store if results is None else Store.create(results)
@@ -121,12 +128,10 @@ def probe(
     notes = list(sets.notes)
     if sets.benchmark is not None:
         notes += _other_names(store, wanted, sets.benchmark, prompts)
-    without: Mapping[str, IntArray] | None = None
+    without = _left_out(out, wanted, study_of, threshold) if drop_duplicates else {}
     runs = _runs(methods or PRESETS[preset].methods or tuple(METHODS), _options(given), shots)
     for model in wanted:
         try:
-            if drop_duplicates and without is None:
-                without = _left_out(out, study_of(model=model), threshold)
             study = study_of(model=model, without=without)
         except errors.NotAvailable as error:
             notes.append(str(error))
@@ -136,12 +141,18 @@ def probe(
             for names, options in runs
             for result in run_methods(study, names, seeds=seeds, preset=preset, options=options, known=known)
         )
-        ran = list(console.each(out, each, model))
+        notes += study.missing
+        ran = []
+        for result in console.each(out, each, model):
+            ran.append(result)
+            if result.absent is None and id(result) not in there:
+                target.add_result(result)
         found += ran
         # Why one method is absent is worth keeping beside those that ran; a request that gave nothing is not.
-        for result in ran if any(result.absent is None for result in ran) else ():
-            if id(result) not in there:
-                target.add_result(result)
+        if any(result.absent is None for result in ran):
+            for result in ran:
+                if result.absent is not None:
+                    target.add_result(result)
     if not found:
         raise errors.NotAvailable(" ".join(notes))
     tables.print_results(out, found, notes, sets.groups)
@@ -182,6 +193,14 @@ def _check_names(methods: Sequence[str], preset: str, templates: str | None) -> 
         raise errors.UnknownName("template set", templates, TEMPLATES)
 
 
+def _check_device(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise errors.UsageError("--device cuda: torch finds no CUDA device here; leave it away to use the CPU")
+
+
 def _options(given: Sequence[str]) -> Options:
     """``METHOD.OPTION=VALUE``, parsed by what the method says of its options."""
     from embedstore.evaluate import METHODS
@@ -212,7 +231,9 @@ def _runs(methods: Sequence[str], options: Options, shots: Sequence[int]) -> lis
         able = [name for name, method in METHODS.items() if "shots" in method.defaults()]
         raise errors.UsageError(f"--shots needs a method that learns from few images: {', '.join(able)}")
     for count in dict.fromkeys(shots):
-        runs.append((learners, {name: {**options.get(name, {}), "shots": count} for name in learners}))
+        others = [name for name in learners if options.get(name, {}).get("shots") != count]
+        if others:
+            runs.append((others, {name: {**options.get(name, {}), "shots": count} for name in others}))
     return runs
 
 
@@ -273,12 +294,26 @@ def _other_names(store: Store, models: Sequence[str], benchmark: Benchmark, prom
     return found
 
 
-def _left_out(out: Console, study: Study, threshold: float | None) -> Mapping[str, IntArray]:
-    """One model says which images are duplicates, so that all models are tested on the same ones."""
+def _left_out(
+    out: Console, models: Sequence[str], study_of: Callable[..., Study], threshold: float | None
+) -> dict[str, IntArray]:
+    """The first model that has a tested split decides on it for all, so that all see the same images."""
     from embedstore.evaluate import duplicates, rows_to_leave_out
     from embedstore.leaks import THRESHOLD
 
-    rows = rows_to_leave_out(duplicates(study, threshold or THRESHOLD))
-    counts = ", ".join(f"{len(each):,} of {name}" for name, each in rows.items()) or "none"
-    out.print(f"duplicates by {study.model}, left out for all models: {counts}", markup=False, soft_wrap=True)
+    rows: dict[str, IntArray] = {}
+    decided: set[str] = set()
+    for model in models:
+        try:
+            study = study_of(model=model)
+        except errors.NotAvailable:
+            continue  # the run over the models says so
+        new = set(study.tested) - decided
+        if not new:
+            continue
+        found = rows_to_leave_out(duplicates(study, threshold or THRESHOLD))
+        rows |= {name: each for name, each in found.items() if name in new}
+        decided |= new
+        counts = ", ".join(f"{len(found.get(name, ())):,} of {name}" for name in sorted(new))
+        out.print(f"duplicates by {model}, left out for all models: {counts}", markup=False, soft_wrap=True)
     return rows

@@ -47,8 +47,7 @@ def print_results(
         OOD sets by group (near, far), each of which gets a column with the mean of its sets.
     """
     sets = list(dict.fromkeys(name for result in results for by in result.metrics.values() for name in by))
-    shown = {name: [each for each in members if each in sets] for name, members in (groups or {}).items()}
-    shown = {name: members for name, members in shown.items() if members}
+    shown = {name: members for name, members in (groups or {}).items() if any(each in sets for each in members)}
     table = Table(title=f"in-distribution: {results[0].id_dataset} · AUROC ± / FPR95, %", title_justify="left")
     for name in ("model", "method", "score"):
         table.add_column(name, overflow="fold")
@@ -63,8 +62,8 @@ def print_results(
         name = f"{first.method} ({first.variant})" if first.variant else first.method
         accuracy = _spread([each.id_accuracy for each in group if each.id_accuracy is not None])
         cost = f"{sum(each.seconds for each in group):.1f}"
-        for score in first.metrics:
-            by_seed = [each.metrics[score] for each in group]
+        for score in dict.fromkeys(score for each in group for score in each.metrics):
+            by_seed = [each.metrics[score] for each in group if score in each.metrics]
             cells = [_cell([by_set[ood] for by_set in by_seed if ood in by_set]) for ood in sets]
             cells += [_mean_cell(by_seed, members) for members in shown.values()]
             table.add_row(

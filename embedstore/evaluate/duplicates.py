@@ -55,7 +55,7 @@ def duplicates(study: Study, threshold: float = THRESHOLD) -> list[Duplicate]:
     """
     found: list[Duplicate] = []
     for seen, tested in _pairs(study):
-        one = study.train_features if seen.name == study.name_of_train else seen.embedded()
+        one = study.train_features if study.has_train and seen is study.train else seen.embedded()
         leaks = near_duplicates(one, tested.embedded(), threshold)
         found += _named(seen, tested, leaks, np.flatnonzero(seen.ok), np.flatnonzero(tested.ok))
     return found
@@ -91,8 +91,7 @@ def rows_to_leave_out(found: Iterable[Duplicate]) -> dict[str, IntArray]:
 def _pairs(study: Study) -> Iterator[tuple[Images, Images]]:
     if study.has_train:
         for tested in study.tested.values():
-            if tested.name != study.name_of_train:
-                yield study.train, tested
+            yield study.train, tested
     for tested in study.ood.values():
         yield study.test, tested
 

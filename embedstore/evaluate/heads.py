@@ -10,7 +10,15 @@ import numpy as np
 
 from embedstore.errors import NotAvailable, UnknownName, UsageError
 from embedstore.evaluate.finding import Finding
-from embedstore.evaluate.layers import Recipe, class_names, enough, layers, pseudo_labels_of, training
+from embedstore.evaluate.layers import (
+    LARGE_TRAINING_SET,
+    Recipe,
+    class_names,
+    enough,
+    layers,
+    pseudo_labels_of,
+    training,
+)
 from embedstore.evaluate.study import Study
 from embedstore.labels import agreement, class_agreement
 from embedstore.probes import LinearProbe, LogisticProbe
@@ -31,7 +39,7 @@ def plp(
     lr: float = 1e-3,
     weight_decay: float = 1e-3,
     scores: tuple[str, ...] = ("msp", "energy"),
-    logit_distance: bool = False,
+    logit_distance: bool | None = False,
 ) -> list[Finding]:
     """Pseudo-label probing (Adaloglou et al., arXiv 2303.05828)."""
     if labels == "true":
@@ -53,7 +61,7 @@ def linear(
     lr: float = 1e-3,
     weight_decay: float = 1e-3,
     scores: tuple[str, ...] = ("msp", "energy"),
-    logit_distance: bool = False,
+    logit_distance: bool | None = False,
 ) -> list[Finding]:
     """A linear layer trained on the true labels, by the paper's recipe."""
     recipe = Recipe("true", 0.0, None, shots, balanced, epochs, batch_size, lr, weight_decay)
@@ -72,9 +80,12 @@ def logistic(
     """Logistic regression to convergence, its L2 penalty chosen on held-out training rows."""
     found = []
     for seed in seeds:
-        names = class_names(study, labels)
-        rows, codes, _ = training(study, Recipe(labels, shots=shots), seed)
-        probe = LogisticProbe(n_classes=len(names), l2=l2, seed=seed, device=study.device).fit(rows, codes)
+        rows, codes, soft = training(study, Recipe(labels, shots=shots), seed)
+        if soft is not None:
+            raise UsageError("logistic trains on 'true' or 'pseudo' labels; soft ones are for plp")
+        names, scale = class_names(study, labels), study.feature_moments(labelled=labels == "true")
+        probe = LogisticProbe(n_classes=len(names), l2=l2, seed=seed, device=study.device)
+        probe.fit(rows, codes, moments=scale)
         logits = {name: probe.decision_function(features) for name, features in study.test_features.items()}
         counts = np.bincount(codes, minlength=len(names)).tolist()
         details = {"l2": float(probe.l2_), "trained_on": counts}
@@ -123,7 +134,7 @@ def weights_of(probe: LinearProbe | LogisticProbe) -> dict[str, FloatArray]:
 
 
 def _probed(
-    study: Study, seeds: Sequence[int], recipe: Recipe, scores: tuple[str, ...], logit_distance: bool
+    study: Study, seeds: Sequence[int], recipe: Recipe, scores: tuple[str, ...], logit_distance: bool | None
 ) -> list[Finding]:
     found = []
     for seed, layer in zip(seeds, layers(study, seeds, recipe), strict=True):
@@ -133,7 +144,7 @@ def _probed(
             details |= _agreement(study)
         notes = _empty(study, recipe.labels, layer.rows)
         finding = _finding(study, logits, scores, weights_of(layer.probe), details, notes)
-        if logit_distance:
+        if logit_distance or (logit_distance is None and sum(layer.rows) < LARGE_TRAINING_SET):
             rows, codes, _ = training(study, recipe, seed)
             finding = _with_logit_distances(finding, logits, layer.probe.decision_function(rows), codes)
         found.append(finding)

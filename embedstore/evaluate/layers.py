@@ -16,7 +16,7 @@ from embedstore.probes import LinearProbe, fit_probes
 from embedstore.records import FloatArray, IntArray, Result
 
 # The recipe's batch sizes (protocol of the paper's code): 256 on CIFAR, 8,192 on ImageNet.
-_LARGE_TRAINING_SET, _BATCH, _LARGE_BATCH = 500_000, 256, 8192
+LARGE_TRAINING_SET, _BATCH, _LARGE_BATCH = 500_000, 256, 8192
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,17 @@ def layers(study: Study, seeds: Sequence[int], recipe: Recipe) -> list[Layer]:
 
 
 def keep_layers(study: Study, known: Iterable[Result]) -> None:
-    """Remember which stored results hold a layer that this study would train again, bit for bit."""
+    """Remember which stored results hold a layer that this study would train again."""
     for result in known:
-        if result.method not in ("plp", "linear") or "coef" not in result.weights:
+        same = (result.model, result.id_dataset) == (study.model, study.id_name)
+        if not same or result.method not in ("plp", "linear"):
             continue
         options = {each.name: result.params[each.name] for each in fields(Recipe) if each.name in result.params}
         recipe = Recipe(**options)
         needs = study.training_fingerprints(text=recipe.labels != "true")
-        if (result.model, result.id_dataset) == (study.model, study.id_name) and needs.items() <= result.inputs.items():
+        # The fingerprints say what was read, and not which of the splits was the one to train on.
+        same_split = result.params.get("train_split", "train") == study.train_split
+        if same_split and needs.items() <= result.inputs.items():
             study.stored[recipe, result.params["seed"]] = result
 
 
@@ -105,7 +108,7 @@ def _blank(study: Study, recipe: Recipe, seed: int, rows: int) -> LinearProbe:
         epochs=recipe.epochs,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
-        batch_size=recipe.batch_size or (_LARGE_BATCH if rows >= _LARGE_TRAINING_SET else _BATCH),
+        batch_size=recipe.batch_size or (_LARGE_BATCH if rows >= LARGE_TRAINING_SET else _BATCH),
     )
 
 
@@ -125,8 +128,10 @@ def training(
     study: Study, recipe: Recipe, seed: int
 ) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:
     """Features (M, Dp), class of each row (M,), and (M, C) probabilities where these are the labels."""
-    rows, codes = labelled_rows(study, recipe.labels)
+    rows, codes = labelled_rows(study, "pseudo" if recipe.labels == "soft" else recipe.labels)
     soft, index = _soft_labels(study, recipe, codes), np.arange(len(rows))
+    if not 0 <= recipe.threshold <= 1:
+        raise UsageError(f"threshold is a confidence, in [0, 1]; got {recipe.threshold}")
     if recipe.threshold:
         temperature = _temperature(study, recipe)
         sure = [confidence(part, study.text, temperature) for part in study.train_joint()]
@@ -148,9 +153,11 @@ def labelled_rows(study: Study, labels: str) -> tuple[FloatArray, npt.NDArray[np
     if labels == "true":
         rows, codes = study.labelled()
         return rows, codes.astype(np.int64)
-    if labels in ("pseudo", "soft"):
+    if labels == "pseudo":
         return study.train_features, pseudo_labels_of(study)
-    raise UsageError(f"labels are 'true', 'pseudo' or, where a linear layer is trained, 'soft'; not {labels!r}")
+    raise UsageError(
+        f"labels are 'true', 'pseudo' or, where a layer of the paper's recipe is trained, 'soft'; not {labels!r}"
+    )
 
 
 def _soft_labels(study: Study, recipe: Recipe, codes: IntArray) -> FloatArray | None:

@@ -79,6 +79,8 @@ def combined(
     from embedstore.scores import KNNDetector, StandardizedSum, msp
 
     enough(study, f"k={k} and the image itself", k + 1)
+    if not 0 <= text_weight <= 1:
+        raise UsageError(f"text_weight lies in [0, 1], got {text_weight}")
     detector = KNNDetector(k=k, device=study.device).fit(study.train_features)
     # Evenly spaced: few enough to be compared with all of them, and more than a mean and a deviation need.
     spaced = slice(None, None, -(-len(study.train_features) // _CALIBRATION))

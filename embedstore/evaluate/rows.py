@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.errors import NotAvailable
 from embedstore.records import FloatArray, IntArray
 
 _BLOCK = 4096
@@ -32,12 +34,26 @@ def gathered(blocks: Iterable[FloatArray], shape: tuple[int, ...], dtype: npt.DT
     -------
     array of `shape`
         float32, or `dtype` in a file.
+
+    Raises
+    ------
+    NotAvailable
+        There is no room for the file.
     """
     if 4 * math.prod(shape) <= in_memory:
         out: FloatArray = np.empty(shape, dtype=np.float32)
         _fill(out, blocks)
         return out
     with tempfile.TemporaryFile() as file:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        try:
+            # Or a full disk would end the process with a signal when the map is written to.
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        except OSError as error:
+            raise NotAvailable(
+                f"{size / 1e9:.1f} GB do not fit into memory, nor into {tempfile.gettempdir()} ({error.strerror}); "
+                "set TMPDIR to a folder with more room"
+            ) from error
         mapped: FloatArray = np.memmap(file, dtype=dtype, mode="w+", shape=shape)
     _fill(mapped, blocks)
     mapped.flags.writeable = False

@@ -19,7 +19,7 @@ from embedstore.evaluate.layers import keep_layers
 from embedstore.evaluate.methods import METHODS
 from embedstore.evaluate.presets import PRESETS
 from embedstore.evaluate.study import Study
-from embedstore.metrics import accuracy, ood_metrics
+from embedstore.metrics import accuracy, aurc, ood_metrics
 from embedstore.records import FloatArray, Result
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -61,8 +61,8 @@ def run_methods(
         If there is no such method, preset or option.
     """
     chosen = _look_up("preset", preset, PRESETS)
-    wanted = [*(methods or chosen.methods or METHODS), *(options or {})]
-    for name in wanted:
+    wanted = list(methods or chosen.methods or METHODS)
+    for name in [*wanted, *(options or {})]:
         _look_up("method", name, METHODS)
     seeds = tuple(dict.fromkeys(seeds)) or (chosen.seed,)
     there = _Known(known)
@@ -150,7 +150,11 @@ def _blank(study: Study, name: str, options: Mapping[str, Any], seed: int | None
     given: dict[str, Any] = {} if seed is None else {"seed": seed}
     given |= {"templates": study.templates} if text else {}
     params = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    splits = {"train_split": study.train_split} if method.train and study.train_split != "train" else {}
+    splits |= {"test_split": study.test_split} if study.test_split != "test" else {}
+    left_out = study.rows_left_out()
     differs = {key: value for key, value in options.items() if value != method.defaults()[key]}
+    differs |= splits | ({"left_out": left_out} if left_out else {})
     differs |= {} if metrics == "default" else {"metrics": metrics}
     variant = ", ".join(
         f"{key}={'+'.join(value) if isinstance(value, tuple) else value}" for key, value in differs.items()
@@ -159,7 +163,7 @@ def _blank(study: Study, name: str, options: Mapping[str, Any], seed: int | None
         model=study.model,
         id_dataset=study.id_name,
         method=name,
-        params={**given, **params, "metrics": metrics},
+        params={**given, **splits, **params, "metrics": metrics},
         inputs=study.fingerprints(train=method.train, text=text),
         variant=variant,
     )
@@ -170,6 +174,7 @@ def _filled(study: Study, blank: Result, finding: Finding, notes: tuple[str, ...
     if finding.predicted is not None and (study.test_labels >= 0).any():
         id_accuracy = accuracy(finding.predicted, study.test_labels)
         details |= _by_class(study, finding.predicted)
+        details["aurc"] = _aurc(study, finding.scores, finding.predicted)
     filled = replace(
         blank,
         id_accuracy=id_accuracy,
@@ -192,6 +197,15 @@ def _by_class(study: Study, predicted: npt.NDArray[Any]) -> dict[str, Any]:
     pairs = Counter(zip(truth[truth != guess].tolist(), guess[truth != guess].tolist(), strict=True))
     most = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:_CONFUSIONS]
     return {"class_accuracy": rows, "confused": [[names[t], names[g], count] for (t, g), count in most]}
+
+
+def _aurc(
+    study: Study, scores: Mapping[str, Mapping[str, FloatArray]], predicted: npt.NDArray[Any]
+) -> dict[str, float]:
+    """By score: whether a high one of an ID test image means that it is classified rightly."""
+    known = study.test_labels >= 0
+    right = (np.asarray(predicted) == study.test_labels)[known]
+    return {score: aurc(by_set[study.test.name][known], right) for score, by_set in scores.items()}
 
 
 def _stamped(result: Result) -> Result:

@@ -44,6 +44,8 @@ class Study:
 
     Attributes
     ----------
+    missing : list of str
+        Why OOD sets that were asked for are not in ``ood``: the model has not embedded them.
     fitted : dict
         Where methods keep what others may use again, such as trained probes.
     stored : dict
@@ -52,7 +54,8 @@ class Study:
     Raises
     ------
     UsageError
-        If an OOD set is the ID data set itself, or the ID splits' labels are indices into different class names.
+        If an OOD set is the ID data set itself, or the ID splits are one, or their labels are indices into different
+        class names.
     UnknownName, NotAvailable
         If the store lacks the model, or the model has not embedded the ID test split or any of the OOD sets.
     """
@@ -77,7 +80,9 @@ class Study:
         self.fitted: dict[Hashable, Any] = {}
         self.stored: dict[Hashable, Result] = {}
         self.provenance = store.provenance(model)
-        self.name_of_train = f"{id_name}/{train_split}"
+        if train_split == test_split:
+            raise UsageError(f"{id_name}/{test_split} cannot be both what is trained on and what is tested on")
+        self.train_split, self.test_split = train_split, test_split
         self.test = _finished(store, model, id_name, test_split)
         _check_labels_agree(self)
         self.ood: dict[str, Images] = {}
@@ -109,15 +114,18 @@ class Study:
         rows[np.asarray(self.without.get(images.name, []), dtype=np.int64)] = False
         return rows
 
+    def rows_left_out(self) -> int:
+        """How many finished rows of the tested splits ``without`` leaves out."""
+        return sum(int(images.ok.sum() - self.used(images).sum()) for images in self.tested.values())
+
     # Training -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def train(self) -> Images:
         """The ID train split."""
-        _, split = self.name_of_train.split("/")
-        if split not in self.store.datasets()[self.id_name]:
-            raise NotAvailable(f"{self.id_name} has no {split} split in the store")
-        return _finished(self.store, self.model, self.id_name, split)
+        if self.train_split not in self.store.datasets()[self.id_name]:
+            raise NotAvailable(f"{self.id_name} has no {self.train_split} split in the store")
+        return _finished(self.store, self.model, self.id_name, self.train_split)
 
     @cached_property
     def has_train(self) -> bool:
@@ -144,8 +152,11 @@ class Study:
             raise NotAvailable(f"{self.train.name} has no labels")
         if known.all():
             return self.train_features, self.train_labels.astype(np.int64)
-        rows = self.train.ok & (self.train.labels >= 0)
-        return self._training(rows), self.train_labels[known].astype(np.int64)
+        return self._labelled_features, self.train_labels[known].astype(np.int64)
+
+    @cached_property
+    def _labelled_features(self) -> FloatArray:
+        return self._training(self.train.ok & (self.train.labels >= 0))
 
     def feature_moments(self, *, labelled: bool) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and deviation of every train feature, (Dp,) each; over the labelled rows alone if asked for."""
@@ -242,7 +253,7 @@ class Study:
         return used
 
     def notes(self) -> Iterator[str]:
-        """Rows and sets that are not there."""
+        """Rows that are not there, and names that two classes share."""
         splits = [*self.tested.values(), *([self.train] if self.has_train else [])]
         for images in splits:
             finished, failed = int(images.ok.sum()), int((images.status == FAILED).sum())
@@ -254,7 +265,6 @@ class Study:
             left_out = finished - int(self.used(images).sum())
             if left_out:
                 yield f"{images.name}: {left_out:,} of {finished:,} finished rows are left out as duplicates"
-        yield from self.missing
         if self._has_text():
             for name, classes in duplicates(self.text_info["names"]):
                 yield f"classes {classes} are all called {name!r}: no image can be told to be any but the first of them"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import NotAvailable, UsageError
-from embedstore.probes.base import Float64, Int64, Probe, as_tensor
+from embedstore.probes.base import Float64, Int64, Moments, Probe, as_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,7 @@ class LogisticProbe(Probe):
         self.standardize = standardize
         self.device = device
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, *, moments: Moments | None = None) -> Self:
         """Train from zero. Beside X, memory holds 1,024 rows in float64 and some 30 arrays as large as W.
 
         X may be mapped from disk (``numpy.memmap``, read-only): every evaluation of the loss reads it once, in order.
@@ -120,6 +120,8 @@ class LogisticProbe(Probe):
         X : (N, D) float16, float32 or float64
         y : (N,)
             Rows with an unknown label (-1) must be left out: without ``n_classes`` it would be a class of its own.
+        moments
+            As :func:`embedstore.probes.fit_probes`.
 
         Raises
         ------
@@ -139,7 +141,7 @@ class LogisticProbe(Probe):
         import torch
 
         _check_ranges(self)
-        rows, codes = self._training_rows(X, y)
+        rows, codes = self._training_rows(X, y, moments)
         present, places = np.unique(codes, return_inverse=True)
         mean, scale = (torch.as_tensor(m, device=self.device) for m in (self.mean_, self.scale_))
         data = _Data(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from embedstore.records import Provenance, Result
-from embedstore.report.content import Content
 from embedstore.report.names import DEFAULT_METRICS, METHOD_ORDER, RowOrder, metric_set, options, row_order
 from embedstore.report.table import setting
+
+if TYPE_CHECKING:  # content.py imports modules that use this one
+    from embedstore.report.content import Content
 
 # Stands for the directory of something that a store does not know the place of.
 _SOMEWHERE = "PATH"

@@ -10,7 +10,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from embedstore.errors import NotAvailable, StoreCorrupt, UnknownName
 from embedstore.records import Provenance, Result
+from embedstore.report.choice import detectors
+from embedstore.report.completeness import State, states
+from embedstore.report.distributions import Curve, curves
 from embedstore.report.fits import Correlation, correlations
+from embedstore.report.gallery import Gallery, galleries
+from embedstore.report.narrow import EVERYTHING, Narrowing
 from embedstore.report.table import Absence, Cell, Note, absences, cells, in_use, notes, uncovered
 from embedstore.store import Store
 
@@ -40,6 +45,13 @@ class Content:
         Where the rows of every split that was used came from, as far as the store knows.
     templates : mapping of str to mapping of str to sequence of str
         The template sets that each model in the store has embedded, by data set.
+    groups : mapping of str to tuple of ``"name/split"``
+        The OOD sets of the benchmark that the report is narrowed to, by group ("near", "far"), also those without
+        results; empty where it is about all there is.
+    curves, galleries
+        How the best model's scores of ID and OOD images lie, and which images fool it.
+    states
+        How many rows of every split are embedded, failed and pending.
     """
 
     location: str
@@ -54,6 +66,10 @@ class Content:
     models: Mapping[str, Provenance | None] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     templates: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
+    states: tuple[State, ...] = ()
 
     @property
     def datasets(self) -> list[str]:
@@ -61,31 +77,32 @@ class Content:
         return sorted({c.id_dataset for c in self.cells} | {absence.id_dataset for absence in self.absences})
 
 
-def gather(store: Store) -> Content:
-    """Read the results of a store, without their per-image scores, and set aside what is out of date.
+def gather(store: Store, narrowing: Narrowing = EVERYTHING) -> Content:
+    """Read the results of a store, and set aside what is out of date.
+
+    Of the per-image scores only those of the best model are read, a result at a time, and thumbnails of the images that
+    fool it, where their source lies on this machine.
 
     Raises
     ------
     NotAvailable
-        If the store holds no results at all.
+        If the store holds no results at all, or none of what the report is narrowed to.
+    UnknownName
+        If no result is of a model or method that it is narrowed to.
     """
-    stored = list(store.results())
-    if not stored:
-        raise NotAvailable(
-            f"{store.location} holds no results yet; "
-            f"run `embedstore probe --store {store.location} --model … --id … --ood …`"
-        )
+    stored = narrowing.apply(all_results(store))
     now = _Now(store)
     fresh = [result for result in stored if now.agrees(result)]
     outdated = uncovered([result for result in stored if not now.agrees(result)], by=fresh)
     used, table = in_use(fresh), cells(fresh)
     names = sorted({result.model for result in used})
+    chosen = detectors(table, used)
     return Content(
         location=without_secrets(store.location),
         version=version("embedstore"),
         cells=tuple(table),
         absences=tuple(absences(fresh)),
-        notes=tuple(notes(used)),
+        notes=(*notes(used), *narrowing.notes(used)),
         correlations=tuple(correlations(table)),
         results=tuple(used),
         outdated=len(outdated),
@@ -93,7 +110,28 @@ def gather(store: Store) -> Content:
         models={name: store.provenance(name) if name in now.models else None for name in names},
         sources=_sources(store, used),
         templates={name: store.class_sets(name) for name in names if name in now.models},
+        groups=narrowing.groups,
+        curves=tuple(curves(chosen.values())),
+        galleries=tuple(galleries(store, chosen)),
+        states=tuple(states(store, used)),
     )
+
+
+def all_results(store: Store) -> list[Result]:
+    """The results of a store as they are, oldest first; NotAvailable where there are none."""
+    stored = list(store.results())
+    if not stored:
+        raise NotAvailable(
+            f"{store.location} holds no results yet; "
+            f"run `embedstore probe --store {store.location} --model … --id … --ood …`"
+        )
+    return stored
+
+
+def up_to_date(store: Store, results: Sequence[Result]) -> list[Result]:
+    """Those of a store's results whose inputs have not changed since."""
+    now = _Now(store)
+    return [result for result in results if now.agrees(result)]
 
 
 def without_secrets(location: str) -> str:

@@ -1,15 +1,21 @@
-"""The report for machines: results.csv and results.json, full precision, metrics as fractions in [0, 1]."""
+"""The report for machines: results.csv and results.json, full precision, metrics as fractions in [0, 1].
+
+docs/report.md is the description of both; tests/test_report_files.py holds one to the other.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from embedstore.report.compare import Comparison, Difference
 from embedstore.report.content import Content
 from embedstore.report.fits import Correlation
+from embedstore.report.means import Mean, means
 from embedstore.report.table import Cell
 
 JSON_FORMAT = 1
@@ -25,24 +31,18 @@ def to_csv(content: Content) -> str:
     Each variant of a method, seed and template set has its own cells; means over the seeds are on the page alone.
     A name that a spreadsheet would run as a formula gets a leading quote ``'``.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for cell in content.cells:
-        writer.writerow([_field(getattr(cell, name)) for name in COLUMNS])
-    return text.getvalue()
+    return _table(COLUMNS, content.cells)
 
 
-def to_json(content: Content) -> str:
-    """Strict JSON, format 1.
+def comparison_csv(comparison: Comparison) -> str:
+    """One line per row of the comparison, under the names of :class:`Difference`'s fields; otherwise as the results."""
+    return _table(tuple(field.name for field in fields(Difference)), comparison.rows)
 
-    ``{"format": 1, "version", "store", "cells": [{…}], "absent": [{"model", "id_dataset", "method", "variant",
-    "reason", "created"}], "correlations": [{"id_dataset", "ood", "method", "variant", "score", "templates", "n",
-    "r_squared", "slope", "intercept", "reason", "points": [{"model", "id_accuracy", "auroc"}]}], "notes":
-    [{"id_dataset", "text", "models"}], "outdated": int, "models": {name: provenance with its "fingerprint", or null
-    where the store has none}}``.
-    A cell has the columns of the CSV. A value that does not exist is null. A correlation is over means over the seeds;
-    its ``templates`` is null where the method reads no prompts.
+
+def to_json(content: Content, files: Sequence[str] = (), comparison: Comparison | None = None) -> str:
+    """Strict JSON, format 1: what docs/report.md says. A value that does not exist is null.
+
+    ``files`` are the names of the files of the report, relative to its folder.
     """
     value = {
         "format": JSON_FORMAT,
@@ -53,12 +53,37 @@ def to_json(content: Content) -> str:
         "correlations": [_correlation(fit) for fit in content.correlations],
         "notes": [asdict(note) for note in content.notes],
         "outdated": content.outdated,
+        "groups": {name: list(sets) for name, sets in content.groups.items()},
+        "comparison": comparison and {"before": comparison.before, "after": comparison.after},
+        "files": list(files),
         "models": {
             name: model and {**model.to_json(), "fingerprint": model.fingerprint()}
             for name, model in content.models.items()
         },
     }
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def best(cells: Iterable[Cell]) -> list[Mean]:
+    """The best AUROC of each ID set, OOD set and model (means over the seeds), the best model of a pair of sets first.
+
+    Of equals it is the one that is read first.
+    """
+    found: dict[tuple[str, str, str], Mean] = {}
+    for mean in sorted(means(cells), key=lambda mean: mean.order):
+        place = (mean.id_dataset, mean.ood, mean.model)
+        if mean.auroc is not None and (place not in found or mean.auroc > (found[place].auroc or 0.0)):
+            found[place] = mean
+    return sorted(found.values(), key=lambda mean: (mean.id_dataset, mean.ood, -(mean.auroc or 0.0), mean.model))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Cell | Difference]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_field(getattr(row, name)) for name in columns])
+    return text.getvalue()
 
 
 def _field(value: str | float | None) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from embedstore.report.names import RowOrder, label, metric_set, named, row_order
 from embedstore.report.table import Cell, when
@@ -13,6 +13,8 @@ from embedstore.report.table import Cell, when
 _WITHOUT_PROMPTS = frozenset({"knn", "linear", "mahalanobis", "relative-mahalanobis"})
 
 Interval = tuple[float, float]
+# ID set, model, method, variant, score and template set.
+RowKey = tuple[str, str, str, str, str, str | None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Mean:
         Sample standard deviation of the AUROC; None with less than two values.
     auroc_interval, fpr95_interval : (low, high) or None
         95 % intervals of a single seed; those of several say nothing about their mean.
+    cells : tuple of Cell
+        What it is the mean of.
     """
 
     model: str
@@ -48,6 +52,12 @@ class Mean:
     marked: bool = False
     auroc_interval: Interval | None = None
     fpr95_interval: Interval | None = None
+    cells: tuple[Cell, ...] = ()
+
+    @property
+    def row(self) -> RowKey:
+        """What all numbers of its table row have in common."""
+        return (self.id_dataset, self.model, self.method, self.variant, self.score, self.templates)
 
     @property
     def label(self) -> str:
@@ -91,6 +101,48 @@ def means(cells: Iterable[Cell]) -> list[Mean]:
     return sorted(found, key=lambda mean: (mean.id_dataset, mean.model, mean.order, mean.ood))
 
 
+def over_sets(name: str, sets: Collection[str], table: Iterable[Mean]) -> list[Mean]:
+    """Of every row that has an AUROC on all of `sets`: the mean over them, every set counting the same.
+
+    ``ood`` is then `name`. An interval is the mean of those of the sets, where all have one: no narrower than the
+    interval of their mean need be, whatever the sets have in common (they share the ID images).
+    """
+    by_row: dict[RowKey, dict[str, Mean]] = {}
+    for mean in table:
+        if mean.ood in sets and mean.auroc is not None:
+            by_row.setdefault(mean.row, {})[mean.ood] = mean
+    return [_over_sets(name, list(by_set.values())) for by_set in by_row.values() if len(by_set) == len(set(sets))]
+
+
+def _over_sets(name: str, parts: list[Mean]) -> Mean:
+    rates = [part.fpr95 for part in parts]
+    by_seed: dict[int | None, list[float | None]] = {}
+    for cell in (cell for part in parts for cell in part.cells):
+        by_seed.setdefault(cell.seed, []).append(cell.auroc)
+    # Seeds that some of the sets lack would differ by the sets.
+    whole = [_mean(values) for values in by_seed.values() if len(values) == len(parts) and None not in values]
+    seeds = [value for value in whole if value is not None]
+    return replace(
+        parts[0],
+        ood=name,
+        auroc=_mean(part.auroc for part in parts),
+        fpr95=None if None in rates else _mean(rates),
+        spread=statistics.stdev(seeds) if len(seeds) == len(by_seed) > 1 else None,
+        auroc_interval=mean_interval([part.auroc_interval for part in parts]),
+        fpr95_interval=mean_interval([part.fpr95_interval for part in parts]),
+        cells=tuple(cell for part in parts for cell in part.cells),
+    )
+
+
+def mean_interval(intervals: Iterable[Interval | None]) -> Interval | None:
+    """The mean of the lower and of the upper ends; None where there is none, or one is missing."""
+    known = list(intervals)
+    bounds = [interval for interval in known if interval is not None]
+    if not bounds or len(bounds) < len(known):
+        return None
+    return statistics.fmean(low for low, _ in bounds), statistics.fmean(high for _, high in bounds)
+
+
 def _over(
     group: list[Cell], accuracies: Mapping[tuple[str | None, ...], dict[int | None, float]], marked: bool
 ) -> Mean:
@@ -113,6 +165,7 @@ def _over(
         marked=marked,
         auroc_interval=_interval(first.auroc_low, first.auroc_high) if alone else None,
         fpr95_interval=_interval(first.fpr95_low, first.fpr95_high) if alone else None,
+        cells=tuple(group),
     )
 
 
@@ -140,4 +193,4 @@ def _classifier(cell: Cell) -> tuple[str | None, ...]:
 def _mean(values: Iterable[float | None]) -> float | None:
     # Exact, unlike a sum of floats: the mean of equal numbers is that number, and ties stay ties.
     known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None
+    return known[0] if len(known) == 1 else statistics.mean(known) if known else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 # The order in which a reader meets the methods, with what he needs in order to read a row and what the method had to
 # know. The same order and names as in `embedstore probe`.
@@ -86,6 +86,13 @@ def row_order(method: str, variant: str, score: str) -> RowOrder:
     parts = re.split(r"(\d+(?:\.\d+)?)", variant)
     natural = tuple(float(part) if index % 2 else part for index, part in enumerate(parts))
     return (*_rank(method, METHOD_ORDER), natural, variant, *_rank(score, _SCORE_ORDER))
+
+
+def by_group(sets: Iterable[str], groups: Mapping[str, Collection[str]]) -> list[tuple[str, list[str]]]:
+    """OOD sets with the groups that each is in: group by group, those in no group last, else by name."""
+    order = list(groups)
+    member = {name: [group for group in order if name in groups[group]] for name in sets}
+    return sorted(member.items(), key=lambda pair: (order.index(pair[1][0]) if pair[1] else len(order), pair[0]))
 
 
 def glossary(terms: Iterable[str]) -> list[tuple[str, str]]:

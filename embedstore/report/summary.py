@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from embedstore.correlation import correlate
 from embedstore.report.commands import dataset_label
-from embedstore.report.content import Content
-from embedstore.report.means import Mean, means, over_seeds
+from embedstore.report.fits import Correlation
+from embedstore.report.means import Mean, means, over_seeds, over_sets
 from embedstore.report.names import options
 from embedstore.report.plots import DEFAULT_LABEL
 
+if TYPE_CHECKING:  # content.py imports modules that use this one
+    from embedstore.report.content import Content
+
 DASH = "–"
+Groups = Mapping[str, Sequence[str]]
+
+_NAMED_ONE_BY_ONE = 2  # OOD sets of which a sentence says each; of more, a table does
+_FEW_MODELS = 6  # of five, the 95 % interval of an R² of 0.9 is 0.17 to 0.99
+_WIDE = 0.5
 
 # Methods that learn from the labels of the ID train split, unless an option gives them others; a comparison should not
 # pass over that in silence.
@@ -44,10 +55,14 @@ def outdated(content: Content) -> str | None:
 def sentences(content: Content) -> list[str]:
     """The summary, one sentence an element."""
     said = [_scope(content)]
-    averaged = _once(means(content.cells))
+    averaged = once(means(content.cells))
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
-        said += [*_best(id_dataset, table), *_accuracy(id_dataset, table), *_fits(id_dataset, content)]
+        said += [
+            *_best(id_dataset, table, content.groups),
+            *_accuracy(id_dataset, table),
+            *_fits(id_dataset, content),
+        ]
     stale = outdated(content)
     return [*said, stale] if stale else said
 
@@ -65,33 +80,43 @@ def _scope(content: Content) -> str:
     )
 
 
-def _best(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:
+def _best(id_dataset: str, table: Sequence[Mean], groups: Groups) -> Iterable[str]:
     clauses = []
-    for ood in sorted({mean.ood for mean in table}):
-        column = [mean for mean in table if mean.ood == ood and mean.auroc is not None]
+    for against, column in _targets(table, groups):
         if not column:
             continue
-        best = _leaders(column, _auroc)
-        clause = f"against {dataset_label(ood)}, {_winner(best[0].auroc, best[0].label, best)}"
-        unsupervised = [mean for mean in column if not _supervised(mean)]
-        if _supervised(best[0]) and unsupervised:
-            best = _leaders(unsupervised, _auroc)
+        best = leaders(column, auroc)
+        clause = f"{against}, {_winner(best[0].auroc, best[0].label, best)}"
+        rest = [mean for mean in column if not supervised(mean)]
+        if supervised(best[0]) and rest:
+            best = leaders(rest, auroc)
             clause += f", without training labels {_winner(best[0].auroc, best[0].label, best)}"
         clauses.append(clause)
     if clauses:
         yield f"With {id_dataset} as ID data the best AUROC is, {'; '.join(clauses)}."
 
 
+def _targets(table: Sequence[Mean], groups: Groups) -> Iterable[tuple[str, list[Mean]]]:
+    """What the lead names a winner of: each of one or two OOD sets; of more, the groups that are whole; else all."""
+    known = [mean for mean in table if mean.auroc is not None]
+    sets = sorted({mean.ood for mean in known})
+    if len(sets) <= _NAMED_ONE_BY_ONE:
+        return [(f"against {dataset_label(ood)}", [mean for mean in known if mean.ood == ood]) for ood in sets]
+    over = [(f"on average over the {name} sets", over_sets(name, group, known)) for name, group in groups.items()]
+    complete = [pair for pair in over if pair[1]]
+    return complete or [(f"on average over the {len(sets)} OOD sets", over_sets("", sets, known))]
+
+
 def _accuracy(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:
     # Scores and OOD sets of a classifier share its accuracy.
     known = {(mean.model, mean.classifier): mean for mean in table if mean.id_accuracy is not None}
     if known:
-        best = _leaders(known.values(), lambda mean: mean.id_accuracy or 0.0)
+        best = leaders(known.values(), lambda mean: mean.id_accuracy or 0.0)
         said = _winner(best[0].id_accuracy, best[0].classifier, best)
         yield f"The best ID accuracy on {id_dataset} is {said}."
 
 
-def _once(table: Iterable[Mean]) -> list[Mean]:
+def once(table: Iterable[Mean]) -> list[Mean]:
     """Without rows that measure the same scores by another metric set, which are neither rivals nor ties."""
     found: dict[tuple[object, ...], Mean] = {}
     for mean in table:
@@ -101,42 +126,79 @@ def _once(table: Iterable[Mean]) -> list[Mean]:
     return list(found.values())
 
 
-def _supervised(mean: Mean) -> bool:
+def supervised(mean: Mean) -> bool:
+    """Whether it learned from the true labels of the training images."""
     return mean.method in _SUPERVISED and options(mean.variant).get("labels", "true") == "true"
 
 
-def _auroc(mean: Mean) -> float:
+def auroc(mean: Mean) -> float:
+    """To rank by; 0 where there is none."""
     return mean.auroc or 0.0
 
 
-def _leaders(table: Iterable[Mean], value: Callable[[Mean], float]) -> list[Mean]:
+def leaders(table: Iterable[Mean], value: Callable[[Mean], float]) -> list[Mean]:
     """All that share the largest value, those that need the least first."""
     table = sorted(table, key=lambda mean: (mean.order, mean.model))
     top = max(map(value, table))
     return [mean for mean in table if value(mean) == top]
 
 
-def _winner(fraction: float | None, name: str, leaders: Sequence[Mean]) -> str:
-    tie = f", tied with {count(len(leaders) - 1, 'other')}" if len(leaders) > 1 else ""
+def _winner(fraction: float | None, name: str, best: Sequence[Mean]) -> str:
+    tie = f", tied with {count(len(best) - 1, 'other')}" if len(best) > 1 else ""
     # A line may end between the options of a long name, and nowhere else in it.
-    name = name.replace(" · ", _whole(" · ")).replace(" (", _whole(" ("))
-    return f"{_in_words(fraction)} ({name}, {leaders[0].model}{tie})"
+    name = name.replace(" · ", whole(" · ")).replace(" (", whole(" ("))
+    return f"{_in_words(fraction)} ({name}, {best[0].model}{tie})"
 
 
 def _in_words(fraction: float | None) -> str:
-    return _whole(f"{percent(fraction)} %")
+    return whole(f"{percent(fraction)} %")
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """The same, not to be broken over two lines."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _fits(id_dataset: str, content: Content) -> Iterable[str]:
-    shown = [fit for fit in content.correlations if fit.id_dataset == id_dataset and fit.label == DEFAULT_LABEL]
-    values = [f"{fit.r_squared:.2f} for {dataset_label(fit.ood)}" for fit in shown if fit.r_squared is not None]
-    if values:
-        yield (
-            f"Over the models, R² between ID accuracy (20-NN) and the AUROC of the nearest-neighbour score is "
-            f"{listing(values)}."
-        )
+    fits = [fit for fit in content.correlations if fit.id_dataset == id_dataset and fit.label == DEFAULT_LABEL]
+    shown = sorted((found for fit in fits if (found := _r_squared(fit)) is not None), key=lambda found: found.r_squared)
+    if not shown:
+        return
+    if len(shown) <= _NAMED_ONE_BY_ONE:
+        values = listing(str(found) for found in sorted(shown, key=lambda found: found.ood))
+    else:
+        values = f"from {shown[0]} to {shown[-1]}, over {count(len(shown), 'OOD set')}"
+    yield f"Over the models, R² between ID accuracy (20-NN) and the AUROC of the nearest-neighbour score is {values}."
+    fewest, wide = min(found.models for found in shown), [found for found in shown if found.is_wide]
+    reasons = [f"there are only {count(fewest, 'model')}"] if fewest < _FEW_MODELS else []
+    if wide:
+        which = "" if len(wide) == len(shown) else f" for {listing(dataset_label(found.ood) for found in wide)}"
+        reasons.append(f"the interval is wide{which}")
+    if reasons:
+        yield f"Take this with caution: {listing(reasons)}."
+
+
+@dataclass(frozen=True)
+class _RSquared:
+    """R² on one OOD set with its 95 % interval."""
+
+    ood: str
+    r_squared: float
+    interval: tuple[float, float]
+    models: int
+
+    @property
+    def is_wide(self) -> bool:
+        return self.interval[1] - self.interval[0] > _WIDE
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        numbers = f"{self.r_squared:.2f} for {dataset_label(self.ood)}"
+        return f"{numbers} ({whole('95 % interval')} {low:.2f}–{high:.2f})"
+
+
+def _r_squared(fit: Correlation) -> _RSquared | None:
+    if fit.r_squared is None:
+        return None
+    x, y = [point.id_accuracy for point in fit.points], [point.auroc for point in fit.points]
+    return _RSquared(fit.ood, fit.r_squared, correlate(x, y).interval, len(x))

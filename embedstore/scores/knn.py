@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from embedstore.errors import UnknownName, UsageError
-from embedstore.neighbors import nearest, unit
+from embedstore.neighbors import nearest
 from embedstore.scores.features import checked, labelled
 
 _BLOCK = 8192  # rows voted on at once
@@ -179,8 +179,8 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     classes_ : (C,)
         Sorted distinct labels.
-    bank_ : (N, D) float32
-        The fitted features, each of length 1.
+    bank_ : (N, D)
+        The fitted features, as they came; so do not write to them afterwards.
     codes_ : (N,) int64
         Their labels, as indices into ``classes_``.
     n_features_in_ : int
@@ -209,7 +209,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.k < 1 or not self.temperature > 0:
             raise UsageError(f"k and temperature must be positive, got k={self.k}, temperature={self.temperature}")
         rows, self.classes_, self.codes_ = labelled(self, X, y)
-        self.bank_ = unit(rows)
+        self.bank_ = rows
         return self
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.generic]:
@@ -226,9 +226,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self)
-        similarities, indices = nearest(
-            checked(self, X), self.bank_, min(self.k, len(self.bank_)), unit_bank=True, device=self.device
-        )
+        similarities, indices = nearest(checked(self, X), self.bank_, min(self.k, len(self.bank_)), device=self.device)
         winners = np.empty(len(indices), dtype=np.int64)
         for start in range(0, len(indices), _BLOCK):
             block = slice(start, start + _BLOCK)
