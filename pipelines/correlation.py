@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -54,6 +54,10 @@ def main(
     into: str | None,
 ) -> None:
     """Extract, probe with every method, correlate, and write the tables."""
+    if len(set(models)) < 3:
+        raise click.UsageError("R² over the models needs three of them at least; repeat --model")
+    if into is not None:
+        _put("", into, dry_run=True)  # before hours of work, not after
     arguments = ["--data", data, "--out", out, *(["--limit", limit] if limit else [])]
     arguments += ["--test-limit", test_limit] if test_limit else []
     arguments += [word for model in models for word in ("--model", model)]
@@ -63,30 +67,35 @@ def main(
     text = tables(list(Store.open(f"{out}/store.zarr").results()))
     Path(out, "tables.md").write_text(text)
     if into is not None:
-        place = Path(into)
-        whole = place.read_text()
-        if BEGIN not in whole or END not in whole:
-            raise click.ClickException(f"{into} has no lines {BEGIN} and {END} to put the tables between")
+        _put(text, into)
+
+
+def _put(text: str, into: str, *, dry_run: bool = False) -> None:
+    place = Path(into)
+    whole = place.read_text()
+    if BEGIN not in whole or END not in whole:
+        raise click.UsageError(f"{into} has no lines {BEGIN} and {END} to put the tables between")
+    if not dry_run:
         marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
         place.write_text(marked.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", whole))
 
 
 def tables(results: Sequence[Result]) -> str:
-    """All results as Markdown: a chapter per ID set, percent."""
-    there = [result for result in results if result.absent is None]
+    """The newest results as Markdown: a chapter per ID set, percent."""
+    newest = {(r.id_dataset, _label(r), r.model, r.params.get("seed")): r for r in results if r.absent is None}
     parts = []
     for id_name, near in NEAR.items():
-        mine = [result for result in there if result.id_dataset == id_name]
+        mine = [result for result in newest.values() if result.id_dataset == id_name]
         far = sorted({ood for result in mine for by in result.metrics.values() for ood in by} - {near})
-        parts += [
-            f"### {id_name}: ID accuracy\n\n{accuracies(mine)}",
-            f"### {id_name} against {near.split('/')[0]}: AUROC ± half of its 95 % interval / FPR95\n\n"
-            f"{grid(mine, [near], id_name)}",
-            f"### {id_name} against far sets ({', '.join(name.split('/')[0] for name in far)}): mean AUROC / mean FPR95"
-            f"\n\n{grid(mine, far, id_name)}",
-            f"### {id_name}: 20-NN accuracy against the AUROC of 1-NN, over the models\n\n{correlations(mine)}",
-        ]
-    parts.append(f"### Cost of each method, seconds for all models and both ID sets\n\n{costs(there)}")
+        named = ", ".join(name.split("/")[0] for name in far)
+        against = f"### {id_name} against {near.split('/')[0]}: AUROC ± half of its 95 % interval / FPR95"
+        parts += [f"### {id_name}: ID accuracy\n\n{accuracies(mine)}", f"{against}\n\n{grid(mine, [near])}"]
+        if far:
+            parts.append(f"### {id_name} against far sets ({named}): mean AUROC / mean FPR95\n\n{grid(mine, far)}")
+        title = f"### {id_name}: 20-NN accuracy against the AUROC of 1-NN, over the models"
+        parts.append(f"{title}\n\n{correlations(mine)}")
+    title = "### Cost of each method, seconds for all models and both ID sets"
+    parts.append(f"{title}\n\n{costs(newest.values())}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -101,17 +110,18 @@ def accuracies(results: Sequence[Result]) -> str:
     return _markdown(["classifier", *models], rows)
 
 
-def grid(results: Sequence[Result], sets: Sequence[str], id_name: str) -> str:
-    """Methods and scores down; models, and R² over them, across."""
+def grid(results: Sequence[Result], sets: Sequence[str]) -> str:
+    """Methods and scores down; models, and for a single set R² over them, across."""
     models = sorted({result.model for result in results})
-    points = result_points(results)
+    x = _knn_accuracy(results)
     rows = []
     for label, score in dict.fromkeys((_label(result), score) for result in results for score in result.metrics):
-        cells = {r.model: _cell(r, score, sets) for r in results if _label(r) == label and score in r.metrics}
-        row = [f"{label} · {score}", *(cells.get(model, "–") for model in models)]
+        found = {r.model: r.metrics[score] for r in results if _label(r) == label and score in r.metrics}
+        whole = {model: by for model, by in found.items() if all(name in by for name in sets)}
+        row = [f"{label} · {score}", *(_cell([whole[m][n] for n in sets]) if m in whole else "–" for m in models)]
         if len(sets) == 1:
-            own = points[f"{id_name}: {label} · {score}, {sets[0]}"]
-            row.append(_r_squared(own.x, own.y))
+            y = {model: by[sets[0]]["auroc"] for model, by in whole.items()}
+            row.append(_r_squared(x, y))
         rows.append(row)
     return _markdown(["method · score", *models, *(["R² [95 %]"] if len(sets) == 1 else [])], rows)
 
@@ -125,14 +135,16 @@ def correlations(results: Sequence[Result]) -> str:
         except NotAvailable as error:
             rows.append([name, str(len(points.models)), str(error), *["–"] * 4])
             continue
-        without = [(abs(v - found.r_squared), v, m) for v, m in zip(found.without, points.models, strict=True) if v]
-        _, value, model = max(without)
+        pairs = zip(found.without, points.models, strict=True)
+        without = [(abs(value - found.r_squared), value, model) for value, model in pairs if value is not None]
+        influence = f"{max(without)[1]:.2f} without {max(without)[2]}" if without else "–"
         ranks = [f"{found.pearson:.2f}", f"{found.spearman:.2f}", f"{found.kendall:.2f}"]
-        rows.append([name, str(found.n), _r_squared(points.x, points.y), *ranks, f"{value:.2f} without {model}"])
+        low, high = found.interval
+        rows.append([name, str(found.n), f"{found.r_squared:.2f} [{low:.2f}, {high:.2f}]", *ranks, influence])
     return _markdown(["against", "models", "R² [95 %]", "Pearson", "Spearman", "Kendall", "most influential"], rows)
 
 
-def costs(results: Sequence[Result]) -> str:
+def costs(results: Iterable[Result]) -> str:
     """Seconds of each method; what several methods share (features read, layers trained) is paid by the first."""
     seconds: dict[str, float] = {}
     for result in results:
@@ -142,19 +154,25 @@ def costs(results: Sequence[Result]) -> str:
 
 
 def _label(result: Result) -> str:
-    return f"{result.method} ({result.variant})" if result.variant else result.method
+    prompts = result.params.get("templates", "plp")
+    marks = ", ".join(filter(None, [result.variant, "" if prompts == "plp" else prompts]))
+    return f"{result.method} ({marks})" if marks else result.method
 
 
-def _cell(result: Result, score: str, sets: Sequence[str]) -> str:
-    values = [result.metrics[score][ood] for ood in sets]
+def _knn_accuracy(results: Iterable[Result]) -> dict[str, float]:
+    return {r.model: r.id_accuracy for r in results if _label(r) == "knn" and r.id_accuracy is not None}
+
+
+def _cell(values: Sequence[Mapping[str, float]]) -> str:
     auroc, fpr95 = (statistics.fmean(value[name] for value in values) for name in ("auroc", "fpr95"))
     around = f" ± {50 * (values[0]['auroc_high'] - values[0]['auroc_low']):.1f}" if len(values) == 1 else ""
     return f"{100 * auroc:.1f}{around} / {100 * fpr95:.1f}"
 
 
-def _r_squared(x: Iterable[float], y: Iterable[float]) -> str:
+def _r_squared(x: Mapping[str, float], y: Mapping[str, float]) -> str:
+    both = sorted(set(x) & set(y))
     try:
-        found = correlate(list(x), list(y))
+        found = correlate([x[model] for model in both], [y[model] for model in both])
     except NotAvailable:
         return "–"
     low, high = found.interval

@@ -273,7 +273,8 @@ def test_absent_methods_unfinished_rows_and_refused_models_are_said(store: Path)
     assert "note: fake-other has not embedded pets/test; run `embedstore extract" in done.stdout
     done = invoke("probe", "--store", str(store), "--model", "fake", "--id", "flat", "--ood", "pets", "--json")
     assert done.exit_code == 1, "without a train split and class names nothing can run"
-    assert "note: fake: no knn: flat has no train split in the store\n" in done.stderr
-    assert "note: fake: no mcm: fake has no prompts flat/plp" in done.stderr
+    assert "note: fake: no knn, combined, plp, linear, logistic, " in done.stderr
+    assert "nnguide: flat has no train split in the store\n" in done.stderr
+    assert "note: fake: no mcm, zero-shot: fake has no prompts flat/plp" in done.stderr
     assert [row["method"] for row in json.loads(done.stdout)][:2] == ["knn", "mcm"]
     assert all(row["absent"] for row in json.loads(done.stdout))

@@ -83,7 +83,7 @@ def test_a_second_call_says_that_it_computed_nothing(store: Path, command: Comma
     assert "4 of 4 results were in the store already, nothing was computed; --recompute computes all" in again.stdout
     assert {result.created for result in Store.open(store).results()} == created
     more = command(*both, "--method", "mcm")
-    assert "4 of 6 results were in the store already, the others were computed" in more.stdout
+    assert "4 of 6 results were in the store already, the others are new" in more.stdout
     anew = command(*both, "--recompute")
     assert "already" not in anew.stdout
     assert not {r.created for r in Store.open(store).results() if r.method != "mcm"} & created
@@ -129,6 +129,7 @@ def test_the_official_preset_brings_its_methods_seed_and_metrics(store: Path) ->
         (("--option", "knm.k=1"), "unknown method 'knm'. Did you mean 'knn'"),
         (("--option", "knn.kk=1"), "unknown option of knn 'kk'. Did you mean 'k'"),
         (("--option", "knn.k=x"), "--option knn.k=x: 'x' is no int"),
+        (("--option", "knn.k=2", "--option", "knn.k=3"), "knn.k is given twice"),
         (("--method", "mcm", "--option", "knn.k=2"), "--option is given for knn, which does not run; add --method knn"),
         (
             ("--method", "mcm", "--shots", "2"),
@@ -212,7 +213,7 @@ def test_leaks_are_named_by_key_and_left_out_on_request(leaky: Path) -> None:
     pairs = {(each["seen"], each["seen_key"], each["tested"], each["tested_key"], each["exact"]) for each in found}
     assert pairs == {("pets/train", "7", "pets/test", "3", False), ("pets/train", "8", "cars/test", "2", True)}
     shown = invoke("leaks", *asked).stdout
-    assert "pets/test and pets/train: 1 pairs, almost the same" in shown
+    assert "pets/test and pets/train: 1 pair, cosine of at least 0.9999 by m" in shown
     assert "1.0000  cars/test '2' = pets/train '8'" in shown
     whole = rows("probe", *asked[:6], "--method", "knn")
     part = rows("probe", *asked, "--method", "knn", "--drop-duplicates")

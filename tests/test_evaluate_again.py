@@ -98,6 +98,25 @@ def test_another_ood_set_or_other_scores_train_nothing_again(trainings: list[int
         assert result.notes == expected.notes
 
 
+def test_fewer_ood_sets_are_found_among_more(trainings: list[int]) -> None:
+    of = study()
+    put(of.store, "vans/test", X["ood"] + 1, status=np.repeat([1, 0], [20, 5]).astype(np.uint8))
+    both = fresh(of, ood=["cars/test", "vans/test"])
+    known = kept(both, methods=["linear", "logistic", "knn"])
+    for ood in ("cars/test", "vans/test"):
+        del trainings[:]
+        found = list(run_methods(fresh(of, ood=[ood]), ["linear", "logistic", "knn"], known=known))
+        assert trainings == []
+        for result, alone in zip(found, run_methods(fresh(of, ood=[ood]), ["linear", "logistic", "knn"]), strict=True):
+            assert (result.metrics, result.key(), result.notes) == (alone.metrics, alone.key(), alone.notes)
+            assert sorted(result.scores) == sorted(alone.scores)
+    part = fresh(of, ood=["cars/test"], without={"cars/test": np.array([1])})
+    assert next(run_methods(part, ["knn"], known=known)).metrics["cosine"]["cars/test"]["n_ood"] == 24
+    without = kept(fresh(of, ood=["cars/test", "vans/test"], without={"cars/test": np.array([1])}), methods=["knn"])
+    again = next(run_methods(fresh(of, ood=["cars/test"]), ["knn"], known=[r for r in without if r.variant]))
+    assert again.metrics["cosine"]["cars/test"]["n_ood"] == 25
+
+
 def test_what_a_layer_depends_on_trains_it_again(trainings: list[int]) -> None:
     of = study()
     known = kept(of, methods=["linear"])

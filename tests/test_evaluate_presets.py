@@ -182,6 +182,8 @@ def test_shots_are_drawn_per_class_by_the_seed_and_balanced_rows_are_equally_man
     together = run_methods(study(), ["linear"], seeds=[0, 1], options={"linear": {"shots": 4}})
     for found, alone in zip(together, few, strict=True):
         np.testing.assert_array_equal(found.weights["coef"], alone.weights["coef"])
+    (many,) = run_methods(study(), ["linear"], options={"linear": {"shots": 21}})
+    assert many.notes == ("3 of 3 classes have fewer than 21 train images; all of them are used",)
     counts = one(study(), "plp", balanced=True).details["trained_on"]
     assert len(set(counts)) == 1
     assert len(set(one(study(), "plp").details["trained_on"])) > 1, "this data would not tell"

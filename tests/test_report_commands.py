@@ -130,3 +130,15 @@ def test_shots_are_options() -> None:
     lines = probes([run("a", "linear", f"shots={n}", seed=seed) for n in (16, 2) for seed in (0, 1)])
     assert [flags(line)["--option"] for line in lines] == [["linear.shots=2"], ["linear.shots=16"]]
     assert all(flags(line)["--seed"] == ["0", "1"] for line in lines)
+
+
+def test_other_splits_and_dropped_duplicates_are_flags_and_no_options() -> None:
+    inputs = {"images/digits/check": "1", "images/digits/val": "2", "images/far/test": "3"}
+    variant = "k=3, train_split=val, test_split=check, left_out=4"
+    other = run("m", "knn", variant, inputs=inputs, scores=["cosine"])
+    (line,) = probes([other])
+    words = shlex.split(line)
+    assert " --train-split val --test-split check --drop-duplicates " in f"{line} "
+    assert words[words.index("--option") + 1] == "knn.k=3"
+    assert words.count("--option") == words.count("--ood") == 1
+    assert words[words.index("--ood") + 1] == "far"

@@ -67,6 +67,8 @@ def correlation(
         sets = {"": read_points(table, accuracy_unit=of, metric_unit=of, accuracy=column, metric=metric)}
     else:
         assert location is not None
+        if unit is not None:
+            raise errors.UsageError("--unit is that of a --csv; a store holds fractions")
         results = [each for each in Store.open(location).results() if id_name in (None, each.id_dataset)]
         _check_methods([*methods, *([accuracy] if accuracy else [])])
         sets = result_points(results, accuracy_method=accuracy or "knn", metric=metric, methods=methods)
@@ -79,6 +81,7 @@ def correlation(
     for name, points in sets.items():
         groups = _groups(points, families)
         found[name] = by_group(points.x, points.y, groups)
+    _check_families(families, {model for points in sets.values() for model in points.models})
     if as_json:
         click.echo(
             json.dumps(
@@ -95,6 +98,13 @@ def _check_methods(names: Sequence[str]) -> None:
     for name in names:
         if name not in METHODS:
             raise errors.UnknownName("method", name, METHODS)
+
+
+def _check_families(families: Sequence[str], models: set[str]) -> None:
+    for text in families:
+        pattern = text.partition("=")[2]
+        if not fnmatch.filter(models, pattern):
+            raise errors.UsageError(f"--family {text}: no model matches; there are {', '.join(sorted(models))}")
 
 
 def _groups(points: Points, families: Sequence[str]) -> list[str]:
@@ -135,11 +145,11 @@ def _print(out: Any, found: Mapping[str, Mapping[str, Group]], sets: Mapping[str
         table.add_column(name, overflow="fold")
     for name in ("models", "R²", "95 % interval", "Pearson", "Spearman", "Kendall", "R² without …"):
         table.add_column(name, justify="right")
-    reasons = []
+    reasons: dict[str, list[str]] = {}
     for name, groups in found.items():
         for group, one in groups.items():
             if one.correlation is None:
-                reasons.append(f"{' · '.join(filter(None, (name, group)))}: {one.reason}")
+                reasons.setdefault(str(one.reason), []).append(" · ".join(filter(None, (name, group))))
                 continue
             c = one.correlation
             low, high = c.interval
@@ -153,8 +163,16 @@ def _print(out: Any, found: Mapping[str, Mapping[str, Group]], sets: Mapping[str
             table.add_row(name, group, str(c.n), *figures, _most_influential(c.without, c.r_squared, one, sets[name]))
     if table.rows:
         out.print(table)
+    total = sum(map(len, found.values()))
+    whys = []
+    for why, names in reasons.items():
+        whys.append(f"{why} ({names[0] if total > 1 == len(names) else f'{len(names)} of {total}'})")
+    whys = [
+        f"{why} ({names[0] if total > 1 == len(names) else f'{len(names)} of {total}'})"
+        for why, names in reasons.items()
+    ]
     left_out = [text for points in sets.values() for text in points.left_out]
-    for reason in dict.fromkeys([*reasons, *(f"left out: {text}" for text in left_out)]):
+    for reason in dict.fromkeys([*whys, *(f"left out: {text}" for text in left_out)]):
         out.print(f"note: {reason}", markup=False, soft_wrap=True)
 
 

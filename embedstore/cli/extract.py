@@ -24,7 +24,9 @@ from embedstore.cli.options import json_option, models_help, quiet_option, store
 @click.option("--dataset", help="Data set name. From the path if not given.")
 @click.option("--split", help="Split name. From the path if not given.")
 @click.option(
-    "--classes", metavar="FILE", help="Class names in label order: JSON list, or one a line; or imagenet:openai."
+    "--classes",
+    metavar="FILE",
+    help="Class names in label order: JSON list, or one a line. Or imagenet:openai (first-synonym).",
 )
 @click.option(
     "--templates",
@@ -32,7 +34,7 @@ from embedstore.cli.options import json_option, models_help, quiet_option, store
     default=("plp",),
     show_default=True,
     metavar="SET",
-    help="Prompt templates: plp, simple or openai80. Repeatable.",
+    help="Prompt templates: plp, mcm, simple or openai80. Repeatable.",
 )
 @click.option(
     "--captions",

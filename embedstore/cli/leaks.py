@@ -52,16 +52,19 @@ def leaks(
     store = Store.open(location)
     study = Study(store, models_of(store, [model] if model else [])[0], id_name, ood_names)
     found = duplicates(study, threshold or THRESHOLD) + (same_files(study) if files else [])
+    found.sort(key=lambda one: 2 if one.cosine is None else one.cosine, reverse=True)
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found]))
         return
     out = console.human()
     counts: dict[tuple[str, str, str], int] = {}
     for one in found:
-        kind = "the same file" if one.cosine is None else "the same features" if one.exact else "almost the same"
+        near = f"cosine of at least {threshold or THRESHOLD:g} by {study.model}"
+        kind = "the same file" if one.cosine is None else "the same features" if one.exact else near
         counts[one.seen, one.tested, kind] = counts.get((one.seen, one.tested, kind), 0) + 1
     for (seen, tested, kind), count in counts.items():
-        out.print(f"{tested} and {seen}: {count:,} pairs, {kind}", markup=False)
+        noun = "pair" if count == 1 else "pairs"
+        out.print(f"{tested} and {seen}: {count:,} {noun}, {kind}", markup=False)
     for one in found[:_MOST_SHOWN]:
         how = "file" if one.cosine is None else f"{one.cosine:.4f}"
         out.print(

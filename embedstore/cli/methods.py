@@ -33,10 +33,10 @@ def methods(name: str | None, as_json: bool) -> None:
         **{key: {"kind": "benchmark", **asdict(load_benchmark(key))} for key in benchmark_names()},
     }
     if name is not None:
-        wanted = name if name in there else f"preset {name}"
-        if wanted not in there:
+        wanted = [key for key in there if name in (key, key.removeprefix("preset "))]
+        if not wanted:
             raise errors.UnknownName("method, preset or benchmark", name, there)
-        there = {wanted: there[wanted]}
+        there = {key: there[key] for key in wanted}
     if as_json:
         click.echo(json.dumps(there))
         return

@@ -154,12 +154,15 @@ def probe(
                 if result.absent is not None:
                     target.add_result(result)
     if not found:
-        raise errors.NotAvailable(" ".join(notes))
+        raise errors.NotAvailable(" ".join(dict.fromkeys(notes)))
     tables.print_results(out, found, notes, sets.groups)
-    old = sum(id(result) in there for result in found)
+    ran_at_all = [result for result in found if result.absent is None]
+    old = sum(id(result) in there for result in ran_at_all)
     if old:
-        rest = "nothing was computed" if old == len(found) else "the others were computed"
-        out.print(f"{old} of {len(found)} results were in the store already, {rest}; --recompute computes all again.")
+        rest = "nothing was computed" if old == len(ran_at_all) else "the others are new"
+        out.print(
+            f"{old} of {len(ran_at_all)} results were in the store already, {rest}; --recompute computes all again."
+        )
     if as_json:
         click.echo(json.dumps(tables.as_rows(found)))
     if all(result.absent is not None for result in found):
@@ -214,6 +217,8 @@ def _options(given: Sequence[str]) -> Options:
         if method not in METHODS:
             raise errors.UnknownName("method", method, METHODS)
         option = option.replace("-", "_")
+        if option in options.get(method, {}):
+            raise errors.UsageError(f"--option {text}: {method}.{option} is given twice; run probe once for each value")
         options.setdefault(method, {})[option] = METHODS[method].parse(method, option, value)
     return options
 
@@ -249,7 +254,8 @@ def _sets(store: Store, id_name: str | None, ood_names: tuple[str, ...], benchma
     if id_name is not None or ood_names:
         raise errors.UsageError("--benchmark says what is in distribution and what is not; leave --id and --ood away")
     chosen = load_benchmark(benchmark)
-    notes = tuple(_differences(store, chosen))
+    cautions = (*chosen.cautions, *(f"{one.name}: {text}" for one in chosen.ood for text in one.cautions))
+    notes = (*_differences(store, chosen), *(f"caution, {text}" for text in cautions))
     have = store.datasets()
     present = [one for one in chosen.ood if one.split in have.get(one.name, ())]
     if chosen.id.test not in have.get(chosen.id.name, ()) or not present:

@@ -52,7 +52,7 @@ def print_results(
     for name in ("model", "method", "score"):
         table.add_column(name, overflow="fold")
     for name in ["ID accuracy", *sets, *(f"mean {name}" for name in shown), "seconds"]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     last_model = None
     for group in _by_method(results):
         first = group[0]
@@ -96,7 +96,8 @@ def _cell(by_seed: Sequence[Mapping[str, float]]) -> str:
     else:
         (metrics,) = by_seed
         give = (metrics["auroc_high"] - metrics["auroc_low"]) / 2 if "auroc_low" in metrics else math.nan
-    around = "" if math.isnan(give) else f"±{100 * give:.1f}"
+    sign = "σ" if len(values) > 1 else "±"
+    around = "" if math.isnan(give) else f"{sign}{100 * give:.1f}"
     return f"{100 * statistics.fmean(values):.1f}{around} / {100 * statistics.fmean(m['fpr95'] for m in by_seed):.1f}"
 
 
@@ -114,14 +115,14 @@ def _mean_cell(by_seed: Sequence[Mapping[str, Mapping[str, float]]], members: Se
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return DASH
-    around = f"±{100 * statistics.stdev(values):.1f}" if len(values) > 1 and statistics.stdev(values) else ""
+    around = f"σ{100 * statistics.stdev(values):.1f}" if len(values) > 1 and statistics.stdev(values) else ""
     return f"{100 * statistics.fmean(values):.1f}{around}"
 
 
 def _legend(results: Sequence[Result]) -> str:
     seeds = {result.params["seed"] for result in results if "seed" in result.params}
     interval = "± is half of the 95 % interval (DeLong)"
-    return interval if len(seeds) < 2 else f"{interval}; of methods with a seed, the deviation over {len(seeds)} seeds"
+    return interval if len(seeds) < 2 else f"{interval}; σ the deviation over {len(seeds)} seeds"
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
@@ -129,7 +130,13 @@ def _notes(results: Sequence[Result]) -> list[str]:
 
 
 def _absences(results: Sequence[Result]) -> list[str]:
-    return [f"{result.model}: no {result.method}: {result.absent}" for result in results if result.absent]
+    """Each reason once, with the methods that it keeps from running."""
+    methods: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        if result.absent:
+            name = f"{result.method} ({result.variant})" if result.variant else result.method
+            methods.setdefault((result.model, result.absent), []).append(name)
+    return [f"{model}: no {', '.join(dict.fromkeys(names))}: {why}" for (model, why), names in methods.items()]
 
 
 def _findings(results: Sequence[Result]) -> list[str]:

@@ -88,8 +88,9 @@ def logistic(
         probe.fit(rows, codes, moments=scale)
         logits = {name: probe.decision_function(features) for name, features in study.test_features.items()}
         counts = np.bincount(codes, minlength=len(names)).tolist()
+        notes = _empty(study, labels, counts) + _short(shots, counts)
         details = {"l2": float(probe.l2_), "trained_on": counts}
-        found.append(_finding(study, logits, scores, weights_of(probe), details, _empty(study, labels, counts)))
+        found.append(_finding(study, logits, scores, weights_of(probe), details, notes))
     return found
 
 
@@ -142,7 +143,7 @@ def _probed(
         details: dict[str, Any] = {"trained_on": list(layer.rows)}
         if recipe.labels != "true":
             details |= _agreement(study)
-        notes = _empty(study, recipe.labels, layer.rows)
+        notes = _empty(study, recipe.labels, layer.rows) + _short(recipe.shots, layer.rows)
         finding = _finding(study, logits, scores, weights_of(layer.probe), details, notes)
         if logit_distance or (logit_distance is None and sum(layer.rows) < LARGE_TRAINING_SET):
             rows, codes, _ = training(study, recipe, seed)
@@ -205,6 +206,15 @@ def _agreement(study: Study) -> dict[str, Any]:
     by_class = class_agreement(pseudo, true, len(names))
     each = [[name, None if np.isnan(value) else value] for name, value in zip(names, by_class.tolist(), strict=True)]
     return {"agreement": agreement(pseudo, true), "class_agreement": each}
+
+
+def _short(shots: int | None, rows: Sequence[int]) -> tuple[str, ...]:
+    few = [count for count in rows if shots is not None and count < shots]
+    return (
+        (f"{len(few)} of {len(rows)} classes have fewer than {shots} train images; all of them are used",)
+        if few
+        else ()
+    )
 
 
 def _empty(study: Study, labels: str, rows: Sequence[int]) -> tuple[str, ...]:

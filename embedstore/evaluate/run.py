@@ -66,7 +66,7 @@ def run_methods(
         _look_up("method", name, METHODS)
     seeds = tuple(dict.fromkeys(seeds)) or (chosen.seed,)
     there = _Known(known)
-    keep_layers(study, there.by_key.values())
+    keep_layers(study, there)
     for name in [name for name in METHODS if name in wanted]:
         settled = settings(name, preset, (options or {}).get(name, {}))
         yield from _results(study, name, settled, seeds, chosen.metrics, there)
@@ -94,24 +94,32 @@ class _Known:
     """
 
     def __init__(self, results: Iterable[Result]) -> None:
-        self.by_key: dict[str, Result] = {}
-        self.by_scores: dict[str, Result] = {}
+        self.by_method: dict[tuple[str, str, str], list[Result]] = {}
         made_by = version("embedstore")
         for result in results:
             if result.absent is None and result.version == made_by:
-                place = f"{result.model} {result.id_dataset} {result.method} "
-                self.by_key[place + result.key()] = result
-                self.by_scores[place + _without_metrics(result).key()] = result
+                self.by_method.setdefault(_place(result), []).append(result)
+
+    def __iter__(self) -> Iterator[Result]:
+        return (result for results in self.by_method.values() for result in results)
 
     def find(self, blank: Result) -> Result | None:
-        """The same result, or one with the same scores."""
-        place = f"{blank.model} {blank.id_dataset} {blank.method} "
-        found = self.by_key.get(place + blank.key())
-        return found or self.by_scores.get(place + _without_metrics(blank).key())
+        """The same result; or else one whose scores hold those that are asked for."""
+        there = self.by_method.get(_place(blank), [])
+        same = (result for result in there if (result.params, result.inputs) == (blank.params, blank.inputs))
+        return next(same, None) or next((result for result in there if _holds(result, blank)), None)
 
 
-def _without_metrics(result: Result) -> Result:
-    return replace(result, params={name: value for name, value in result.params.items() if name != "metrics"})
+def _place(result: Result) -> tuple[str, str, str]:
+    return result.model, result.id_dataset, result.method
+
+
+def _holds(result: Result, blank: Result) -> bool:
+    """Whether a result has all scores of another: it may be measured otherwise, and on more OOD sets."""
+    mine, its = ({name: value for name, value in each.params.items() if name != "metrics"} for each in (blank, result))
+    more = {what.partition("/")[2] for what in set(result.inputs) - set(blank.inputs)}
+    others = all(f"images/{name}" not in blank.inputs for name in more)
+    return mine == its and blank.inputs.items() <= result.inputs.items() and others
 
 
 def _results(
@@ -214,16 +222,20 @@ def _stamped(result: Result) -> Result:
 
 
 def _measured_again(study: Study, there: Result, blank: Result) -> Result:
-    """A stored result as it is; where another metric set is asked for, its scores measured by that."""
-    if there.params == blank.params:
+    """A stored result as it is; or its scores of the sets that are asked for, measured as is asked for."""
+    if (there.params, there.inputs) == (blank.params, blank.inputs):
         return there
     tested = study.tested
+    kept = {path: np.asarray(there.scores[path]) for path in there.scores if path.partition("/")[2] in tested}
     scores: dict[str, dict[str, FloatArray]] = {}
-    for path, values in there.scores.items():
+    for path, values in kept.items():
         score, _, name = path.partition("/")
-        scores.setdefault(score, {})[name] = np.asarray(values)[study.used(tested[name])]
+        scores.setdefault(score, {})[name] = values[study.used(tested[name])]
     metrics = _metrics(study, scores, blank.params["metrics"])
-    return _stamped(replace(there, params=blank.params, variant=blank.variant, metrics=metrics))
+    others = {name for by_set in there.metrics.values() for name in by_set} - set(tested)
+    notes = tuple(note for note in there.notes if note.partition(":")[0] not in others)
+    asked = replace(there, params=blank.params, inputs=blank.inputs, variant=blank.variant)
+    return _stamped(replace(asked, metrics=metrics, scores=kept, notes=notes))
 
 
 def _metrics(

@@ -14,6 +14,13 @@ from embedstore.report.table import setting
 if TYPE_CHECKING:  # content.py imports modules that use this one
     from embedstore.report.content import Content
 
+# What a variant says of the rows that were read, the flag for it, and whether that has a value.
+_ROWS = {
+    "train_split": ("--train-split", True),
+    "test_split": ("--test-split", True),
+    "left_out": ("--drop-duplicates", False),
+}
+
 # Stands for the directory of something that a store does not know the place of.
 _SOMEWHERE = "PATH"
 
@@ -90,17 +97,17 @@ class _Run:
 
 
 def _probe(content: Content) -> Iterable[Command]:
-    alike: dict[tuple[str, tuple[str, ...], str, bool], list[Result]] = {}
+    alike: dict[tuple[str, tuple[str, ...], str, tuple[tuple[str, ...], ...], bool], list[Result]] = {}
     for result in content.results:
         elsewhere = content.models.get(result.model) is None
-        key = (result.id_dataset, _ood_sets(result), metric_set(result.variant), elsewhere)
+        key = (result.id_dataset, _ood_sets(result), metric_set(result.variant), _rows(result.variant), elsewhere)
         alike.setdefault(key, []).append(result)
-    for (id_dataset, oods, metrics, elsewhere), results in sorted(alike.items(), key=lambda pair: pair[0]):
+    for (id_dataset, oods, metrics, rows, elsewhere), results in sorted(alike.items(), key=lambda pair: pair[0]):
         for run in _runs(results):
-            flags = [("--store", _SOMEWHERE if elsewhere else content.location)]
+            flags: list[tuple[str, ...]] = [("--store", _SOMEWHERE if elsewhere else content.location)]
             flags += [("--results", content.location)] if elsewhere else []
             flags += [*_each("--model", run.models), ("--id", id_dataset), *_each("--ood", oods)]
-            flags += [("--preset", metrics)] if metrics != DEFAULT_METRICS else []
+            flags += [*rows, *([("--preset", metrics)] if metrics != DEFAULT_METRICS else [])]
             # Without a preset's name all methods run, unless some are named.
             whole = metrics == DEFAULT_METRICS and set(run.methods).issuperset(METHOD_ORDER)
             flags += [] if whole else _each("--method", list(run.methods))
@@ -139,7 +146,16 @@ def _place(method: str, variant: str, templates: str) -> tuple[RowOrder, str]:
 def _options(method: str, variant: str) -> list[str]:
     """The options of a variant as `probe` takes them: ``["knn.k=10"]``."""
     chosen = options(variant).items()
-    return [f"{method}.{name}={_spelled(value)}" for name, value in chosen if name != "metrics"]
+    return [f"{method}.{name}={_spelled(value)}" for name, value in chosen if name not in ("metrics", *_ROWS)]
+
+
+def _rows(variant: str) -> tuple[tuple[str, ...], ...]:
+    """The flags that say which rows were read, where it is not all of train and test."""
+    chosen = options(variant)
+    flags = [
+        (flag, chosen[name]) if has_value else (flag,) for name, (flag, has_value) in _ROWS.items() if name in chosen
+    ]
+    return tuple(flags)
 
 
 def _spelled(value: str) -> str:
@@ -155,7 +171,9 @@ def _spelled(value: str) -> str:
 
 def _ood_sets(result: Result) -> tuple[str, ...]:
     """As `probe` takes them. From the inputs, because a method that could not run has no metrics."""
-    own = {f"{result.id_dataset}/train", f"{result.id_dataset}/test"}
+    chosen = options(result.variant)
+    splits = (chosen.get("train_split", "train"), chosen.get("test_split", "test"))
+    own = {f"{result.id_dataset}/{split}" for split in splits}
     read = {what.removeprefix("images/") for what in result.inputs if what.startswith("images/")}
     read |= {ood for by_set in result.metrics.values() for ood in by_set}
     return tuple(sorted(dataset_label(name) for name in read - own))
@@ -165,7 +183,7 @@ def _report(content: Content) -> Command:
     return _command("write this report", ("embedstore", "report"), [("--store", content.location), ("--out", "report")])
 
 
-def _command(purpose: str, words: Iterable[str], flags: Iterable[tuple[str, str]]) -> Command:
+def _command(purpose: str, words: Iterable[str], flags: Iterable[tuple[str, ...]]) -> Command:
     return Command(purpose, tuple(shlex.join(part) for part in [*((word,) for word in words), *flags]))
 
 

@@ -358,7 +358,7 @@ class Store:
             have = [f"{name}/{inner}" for name, sets in self.class_sets(model).items() for inner in sets]
             raise NotAvailable(
                 f"{model} has no prompts {class_set}/{templates} (it has: {', '.join(have) or 'none'}); extract "
-                f"{class_set} with --classes FILE and --templates {templates}"
+                f"{class_set} again with --templates {templates}, and with --classes FILE where it names no classes"
             )
         return layout.array_at(self._root, path)
 
