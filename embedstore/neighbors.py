@@ -48,7 +48,8 @@ def unit(X: npt.ArrayLike, dtype: type[np.floating[Any]] = np.float32) -> FloatA
     out = np.empty(rows.shape, dtype=dtype)
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        out[block] = _scaled(rows[block].astype(np.float64), start, len(rows))
+        # Rows in memory one after the other, whatever they came as: a sum over strides is taken in another order.
+        out[block] = _scaled(rows[block].astype(np.float64, order="C"), start, len(rows))
     return out
 
 
@@ -90,7 +91,9 @@ def nearest(
         Similarities, descending, or distances, ascending. Rounding can carry cosines past 1 by a few 1e-7. Distances
         are recomputed from the differences of the rows, so each is right to float32's digits for the row it names; but
         which rows are the nearest is settled in float32, so one that is nearer by less than a thousandth of the spread
-        of all (their distance from the middle) can be missed.
+        of all (their distance from the middle) can be missed. The unit of the features does not matter to distances,
+        which are taken in one where the bank's first 1,024 rows are about 1 apart; products of rows below 1e-19 are
+        below what float32 holds to all its digits.
     indices : (N, k) int64
         Rows of the bank. Which of several equally near rows comes first is not specified.
 
@@ -99,8 +102,9 @@ def nearest(
     UnknownName
         No such metric or device.
     UsageError
-        ``k`` is not in [1, M], the widths differ, rows are not finite or so long that float32 overflows,
-        ``block_rows`` is not positive, or FAISS sees no GPU where one is asked for.
+        ``k`` is not in [1, M], the widths differ, rows are not finite or so long (for distances: so far from the
+        bank's first ones, beside the spread of these) that float32 overflows, ``block_rows`` is not positive, or FAISS
+        sees no GPU where one is asked for.
     """
     asked, rows = (X if sliceable(X) else np.asarray(X) for X in (queries, bank))
     _check(asked, rows, k, metric, block_rows)
@@ -108,22 +112,22 @@ def nearest(
     if device == "cuda" and k > _MOST_ON_GPU:
         block_rows = min(block_rows, _MOST_ON_GPU)  # all rows of a block, then; merging them gives any k
     index = _index(rows.shape[1], metric, device)
-    origin = _origin(rows) if metric == "l2" else None
+    frame = _frame(rows) if metric == "l2" else None
     values = np.full((n_asked, k), np.inf if metric == "l2" else -np.inf, dtype=np.float32)
     indices = np.full((n_asked, k), -1, dtype=np.int64)
     for first in range(0, n_rows, block_rows):
         raw = np.asarray(rows[first : first + block_rows])
-        part = _prepared(raw, metric, origin, first, n_rows)
+        part = _prepared(raw, metric, frame, first, n_rows)
         index.reset()
         index.add(part)
         for start in range(0, n_asked, _BLOCK):
             block = slice(start, start + _BLOCK)
-            sought = _prepared(np.asarray(asked[block]), metric, origin, start, n_asked)
+            sought = _prepared(np.asarray(asked[block]), metric, frame, start, n_asked)
             found, places = index.search(sought, min(k, len(part)))
-            if (places < 0).any():  # which FAISS says where a distance or product is not a number
-                raise UsageError("lengths of rows overflow float32 when they are squared or multiplied; scale the rows")
-            if metric == "l2":
-                found = _distances(sought, part, places)
+            # FAISS gives the place -1 where a distance or a product is not a number, or is less than any.
+            _refuse_overflow(np.where(places < 0, np.inf, found))
+            if frame is not None:
+                found = _distances(sought, part, places, frame[1])
             values[block], indices[block] = _merged(
                 (values[block], found), (indices[block], places + first), k, ascending=metric == "l2"
             )
@@ -174,25 +178,35 @@ def _index(width: int, metric: str, device: str) -> Any:
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, flat)
 
 
-def _origin(rows: npt.NDArray[np.generic]) -> Float64:
-    """A point among the rows: (D,)."""
+def _frame(rows: npt.NDArray[np.generic]) -> tuple[Float64, float]:
+    """A point among the rows, (D,), and what to multiply them by, so that float32 holds squares of their differences.
+
+    A power of two, which rounds nothing. Where rows vary by rounding alone it is their size that counts: others of the
+    bank, which do vary, may follow.
+    """
     some = np.asarray(rows[:_ORIGIN_ROWS]).astype(np.float64)
     _refuse_gaps(some.sum(axis=1), 0, rows.shape[0])
-    return np.asarray(some.mean(axis=0))
+    origin = some.mean(axis=0)
+    spread = max((np.abs(some - origin).max(initial=0), 1e-9 * np.abs(some).max(initial=0)))
+    return origin, float(np.ldexp(1.0, min(-int(np.frexp(spread)[1]), 1000)))
 
 
-def _prepared(block: npt.NDArray[np.generic], metric: str, origin: Float64 | None, first: int, total: int) -> Float32:
+def _prepared(
+    block: npt.NDArray[np.generic], metric: str, frame: tuple[Float64, float] | None, first: int, total: int
+) -> Float32:
     """A block of rows as FAISS compares it. ``first`` is the place of its first row among ``total``, for messages."""
     out = np.empty(block.shape, dtype=np.float32)
     for start in range(0, len(block), _BLOCK):
-        rows = block[start : start + _BLOCK].astype(np.float64)
+        rows = block[start : start + _BLOCK].astype(np.float64, order="C")
         if metric == "cosine":
             rows = _scaled(rows, first + start, total)
         else:
             _refuse_gaps(rows.sum(axis=1), first + start, total)
             # FAISS takes |a|² + |b|² - 2 a·b in float32: far from the origin no digit of the difference would be left.
-            rows = rows if origin is None else rows - origin
-        out[start : start + _BLOCK] = rows
+            rows = rows if frame is None else (rows - frame[0]) * frame[1]
+        with np.errstate(over="ignore"):
+            out[start : start + _BLOCK] = rows
+    _refuse_overflow(out)
     return out
 
 
@@ -212,14 +226,24 @@ def _refuse_gaps(sums: Float64, first: int, total: int) -> None:
         )
 
 
-def _distances(queries: Float32, rows: Float32, places: npt.NDArray[np.int64]) -> Float32:
-    """Euclidean distance of each query to the rows at its ``places``, from their differences: (n, k)."""
+def _refuse_overflow(values: npt.NDArray[np.floating[Any]]) -> None:
+    if not np.isfinite(values).all():
+        raise UsageError("lengths of rows overflow float32 when they are squared or multiplied; scale the rows")
+
+
+def _distances(queries: Float32, rows: Float32, places: npt.NDArray[np.int64], factor: float) -> Float32:
+    """Euclidean distance of each query to the rows at its ``places``, from their differences: (n, k).
+
+    As it was before both were multiplied by ``factor``.
+    """
     out = np.empty(places.shape, dtype=np.float32)
     step = max(1, _PAIRS // max(1, places.shape[1] * rows.shape[1]))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
         apart = queries[block, None, :].astype(np.float64) - rows[places[block]]
-        out[block] = np.sqrt(np.einsum("nkd,nkd->nk", apart, apart))
+        with np.errstate(over="ignore"):
+            out[block] = np.sqrt(np.einsum("nkd,nkd->nk", apart, apart)) / factor
+    _refuse_overflow(out)
     return out
 
 

@@ -1,5 +1,7 @@
 """Zero-shot logits, hard and soft pseudo-labels and their confidence against plain restatements."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -59,6 +61,15 @@ def test_classes_come_back_in_their_own_order():
     np.testing.assert_array_equal(zero_shot_logits(np.eye(5), text), np.eye(5)[:, [3, 1, 4, 1, 0]])
 
 
+def test_logits_of_distinct_classes_are_made_once():
+    images, text = rng.standard_normal((4000, 8)), rng.standard_normal((200, 8))
+    tracemalloc.start()
+    found = zero_shot_logits(images, text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * found.nbytes
+
+
 def test_no_images_no_labels():
     assert pseudo_labels(np.empty((0, 4)), np.eye(4)).shape == (0,)
     assert zero_shot_logits(np.empty((0, 4)), np.eye(4)).shape == (0, 4)
@@ -108,21 +119,32 @@ def test_laws_of_probabilities(images, classes, temperature):
     p, sure = pseudo_probabilities(images, text, temperature), confidence(images, text, temperature)
     assert (p >= 0).all()
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(sure, p.max(axis=1), rtol=1e-6)
-    assert (sure >= 1 / len(classes) - 1e-12).all()
+    distinct = text[np.unique(classes, return_index=True)[1]]
+    np.testing.assert_allclose(sure, pseudo_probabilities(images, distinct, temperature).max(axis=1), rtol=1e-6)
+    assert (sure >= 1 / len(distinct) - 1e-12).all()
     assert (sure <= 1).all()
     for one in set(classes):
         same = np.flatnonzero(np.array(classes) == one)
         assert (p[:, same] == p[:, same[:1]]).all()
 
 
-def test_equal_classes_share_and_halve_the_confidence():
+def test_equal_classes_share_a_probability_and_not_the_confidence():
     images, text = np.eye(3), np.eye(3)[[0, 1, 1]]
     p = pseudo_probabilities(images, text, 0.01)
     np.testing.assert_allclose(p[0], [1, 0, 0], atol=1e-30)
     np.testing.assert_allclose(p[1], [0, 0.5, 0.5], atol=1e-30)
     np.testing.assert_allclose(p[2], [1 / 3, 1 / 3, 1 / 3], rtol=1e-6)
-    np.testing.assert_allclose(confidence(images, text, 0.01), [1, 0.5, 1 / 3], rtol=1e-12)
+    np.testing.assert_allclose(confidence(images, text, 0.01), [1, 1, 0.5], rtol=1e-12)
+    assert confident(images, text, 0.9).tolist() == [True, True, False]
+
+
+def test_a_name_that_comes_twice_costs_no_row():
+    """The list of first synonyms has two pairs of equal names: a threshold must not empty those classes."""
+    images, names = rng.standard_normal((300, 8)), rng.standard_normal((5, 8))
+    once, twice = (confident(images, text, 0.6, 0.1) for text in (names, names[[0, 1, 2, 3, 4, 2]]))
+    assert 0 < once.sum() < 300
+    assert once[pseudo_labels(images, names) == 2].any()
+    assert np.array_equal(once, twice)
 
 
 def test_hot_is_uniform_and_cold_is_hard():

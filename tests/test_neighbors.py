@@ -36,10 +36,13 @@ def test_unit_of_zero_huge_and_tiny_rows():
 
 def test_unit_of_a_row_ignores_the_other_rows_bit_for_bit(monkeypatch):
     X = rng.standard_normal((40, 33)).astype(np.float32)
-    whole = unit(X)
-    monkeypatch.setattr(neighbors, "_BLOCK", 7)
-    assert np.array_equal(unit(X), whole)
-    assert np.array_equal(np.concatenate([unit(row[None]) for row in X]), whole)
+    for dtype in (np.float32, np.float64):
+        whole = unit(X.astype(dtype), dtype)
+        assert np.array_equal(unit(np.asfortranarray(X.astype(dtype)), dtype), whole)
+        with monkeypatch.context() as patched:
+            patched.setattr(neighbors, "_BLOCK", 7)
+            assert np.array_equal(unit(X.astype(dtype), dtype), whole)
+        assert np.array_equal(np.concatenate([unit(row[None].astype(dtype), dtype) for row in X]), whole)
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 30), st.data())
@@ -59,7 +62,7 @@ def test_equal_to_the_full_matrix(n, m, width, data):
     assert all(len(set(row)) == k for row in indices)
 
 
-def test_blocks_of_queries_and_a_prepared_bank_change_nothing(monkeypatch):
+def test_blocks_of_queries_and_unit_rows_change_nothing(monkeypatch):
     queries, bank = rng.standard_normal((100, 24)), rng.standard_normal((300, 24))
     similarities, indices = nearest(queries, bank, 5)
     monkeypatch.setattr(neighbors, "_BLOCK", 13)
@@ -251,8 +254,6 @@ def test_requests_that_cannot_be_right():
         nearest(eye, eye, 1, device="tpu")
     with pytest.raises(UsageError, match="block_rows must be positive, got 0"):
         nearest(eye, eye, 1, block_rows=0)
-    with pytest.raises(UsageError, match="unit rows serves the cosine similarity only"):
-        nearest(eye, eye, 1, "l2", unit_bank=True)
     with pytest.raises(UsageError, match="complex"):
         nearest(eye.astype(complex), eye, 1)
 
@@ -269,12 +270,38 @@ def test_rows_with_gaps_are_named_by_their_place_in_the_whole(metric, monkeypatc
             nearest(bank, np.ones((2, 2)), 1, metric)
 
 
-@pytest.mark.parametrize("metric", ["dot", "l2"])
-def test_rows_too_long_for_float32_are_refused(metric):
+@pytest.mark.parametrize("k", [1, 3])
+def test_products_too_large_for_float32_are_refused(k):
     bank = np.array([[1e25, 1e25], [-1e25, 1e25], [1e25, -1e25]])
-    with pytest.raises(UsageError, match="overflow float32"):
-        nearest(bank[:, ::-1] * [1, -1], bank, 3, metric)
+    for queries in (bank, -bank, bank[:, ::-1] * [1, -1]):
+        with pytest.raises(UsageError, match="overflow float32"):
+            nearest(queries, bank, k, "dot")
+    with pytest.raises(UsageError, match="overflow float32"):  # a row of its own that float32 cannot hold
+        nearest(np.ones((1, 2)), np.array([[1e39, -1e39], [1, 1]]), 1, "dot")
     np.testing.assert_allclose(nearest(bank, bank, 1)[0], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1e25, 1e30])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e6])
+def test_distances_have_no_unit(size, offset):
+    """Their squares would be 0, or infinite, in float32."""
+    random = np.random.default_rng(0)
+    queries, bank = random.standard_normal((5, 8)) + offset, random.standard_normal((40, 8)) + offset
+    full = cdist(queries, bank)
+    values, indices = nearest(size * queries, size * bank, 40, "l2", block_rows=13)
+    np.testing.assert_allclose(values / size, np.sort(full, axis=1), rtol=1e-5)
+    assert np.array_equal(indices, np.argsort(full, axis=1))
+
+
+def test_distances_from_rows_that_vary_by_rounding_alone():
+    bank = np.concatenate([np.full((1024, 3), 0.1), 1e6 * np.eye(3)])
+    values, indices = nearest(1e6 * np.eye(3), bank, 2, "l2")
+    np.testing.assert_allclose(values, [[0, 1e6 - 0.1]] * 3, rtol=1e-6)
+    assert indices[:, 0].tolist() == [1024, 1025, 1026]
+    np.testing.assert_allclose(nearest(np.ones((1, 3)), np.zeros((4, 3)), 1, "l2")[0], 3**0.5, rtol=1e-6)
+    for far, near in ((1e30, 1e-30), (1e300, 1.0)):
+        with pytest.raises(UsageError, match="overflow float32"):
+            nearest(np.full((1, 3), far), near * np.eye(3), 1, "l2")
 
 
 # ---- GPU -------------------------------------------------------------------------------------------------------------

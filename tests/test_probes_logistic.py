@@ -118,7 +118,9 @@ def test_order_of_rows_does_not_matter_with_a_given_penalty():
 
 def test_no_convergence_warns():
     X, y = blobs()
-    with pytest.warns(ConvergenceWarning, match=r"after 2 iterations with l2=0.01 .*raise max_iter=2, tol=1e-06 or l2"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"after 2 iterations with l2=0.01: .* and 1.0e-06 .*raise max_iter=2 or"
+    ):
         probe = LogisticProbe(l2=0.01, max_iter=2).fit(X, y)
     assert probe.n_iter_ == 2
     assert LogisticProbe(l2=0.01).fit(X, y).n_iter_ > 2

@@ -1,5 +1,7 @@
 """k-means clusters as classes: against scikit-learn's k-means and explicit inverses."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -97,3 +99,18 @@ def test_more_clusters_than_rows(bad, data):
 def test_every_row_its_own_cluster_has_no_covariance(data):
     with pytest.raises(NotAvailable, match="class with two rows"):
         KMeansMahalanobisDetector(20).fit(data[0][:20])
+
+
+@pytest.mark.parametrize("seen", [40_000, 39_999])
+def test_k_means_works_on_two_copies_and_leaves_the_features_alone(seen):
+    X = np.random.default_rng(0).standard_normal((40_000, 64)).astype(np.float32)
+    X.setflags(write=False)
+    KMeansMahalanobisDetector(2).fit(X[:500])  # what scikit-learn needs once
+    drawn = X if seen == len(X) else X[np.sort(np.random.default_rng(0).choice(len(X), seen, replace=False))]
+    expected = KMeans(2, n_init=1, random_state=0).fit(drawn).cluster_centers_
+    tracemalloc.start()
+    found = KMeansMahalanobisDetector(2, max_rows=seen).fit(X).centres_
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert peak < 2.3 * X.nbytes  # two copies, and per row some numbers in float64

@@ -78,6 +78,12 @@ def test_a_score_without_spread_has_no_scale(scores):
         StandardizedSum().fit(fitted)
 
 
+def test_a_score_whose_variance_underflows_has_no_scale():
+    with pytest.raises(NotAvailable, match="score 1 of 2 moves by so little that its variance underflows"):
+        StandardizedSum().fit([[1.0, 1e-170], [2.0, 2e-170]])
+    assert StandardizedSum(scale="rank").fit([[1e-170], [2e-170]]).score_samples([[3e-170]]).tolist() == [1.0]
+
+
 @pytest.mark.parametrize("weights", [[1], [1, 2, 3], [1, -1], [0, 0], [1, np.nan]])
 def test_weights_that_cannot_be(weights, scores):
     with pytest.raises(UsageError, match="weights must be 2 numbers"):

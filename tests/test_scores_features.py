@@ -221,3 +221,12 @@ def test_a_class_of_one_row_and_one_that_cancels_out():
     np.testing.assert_allclose(detector.score_samples([[0.0, 2.0], [-1.0, 0.0]]), [0.8, 0], atol=1e-15)
     assert detector.predict([[0.0, 2.0], [-1.0, 0.0]]).tolist() == ["one", "two"]
     assert PrototypeDetector().fit(X, [0, 0, 0]).predict(X).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.3, 1.1])
+def test_rows_that_cancel_out_but_for_rounding_are_no_prototype(turn):
+    angles = turn + 2 * np.pi / 3 * np.arange(3)
+    star = np.column_stack([np.cos(angles), np.sin(angles)])
+    detector = PrototypeDetector().fit(np.concatenate([star, [[3.0, 4.0]]]), [1, 1, 1, 0])
+    np.testing.assert_allclose(detector.prototypes_, [[0.6, 0.8], [0, 0]], atol=1e-15)
+    assert detector.score_samples(star).max() <= 1

@@ -74,7 +74,7 @@ def test_the_exponential_neither_overflows_nor_is_cut_short(data):
     warm = KNNDetector(reduce="exp", temperature=0.02).fit(X).score_samples(X[:5])
     np.testing.assert_allclose(warm, np.exp(50.0), rtol=1e-4)  # of itself; beyond float16, at the end of float32
     assert np.isfinite(KNNDetector(reduce="exp", temperature=1 / 700).fit(X).score_samples(X)).all()
-    for temperature in (0, 1e-3, np.nan):
+    for temperature in (0, 1e-3, np.nan, np.inf):
         with pytest.raises(UsageError, match="overflows"):
             KNNDetector(reduce="exp", temperature=temperature).fit(X)
 
@@ -87,6 +87,20 @@ def test_knn_detector_refuses_what_does_not_exist(data):
         KNNDetector(reduce="max").fit(X)
     with pytest.raises(UsageError, match="exponentiated cosines"):
         KNNDetector(metric="l2", reduce="exp").fit(X)
+
+
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [({"reduce": "max"}, "reduction 'max'"), ({"metric": "dot"}, "metric 'dot'"), ({"temperature": 0}, "overflows")],
+)
+def test_parameters_set_after_the_fit_are_checked_too(late, message, data):
+    X = data[0]
+    detector = KNNDetector(reduce="exp").fit(X).set_params(**late)
+    for score in (detector.score_left_out, lambda: detector.score_samples(X)):
+        with pytest.raises(UsageError, match=message):
+            score()
+    with pytest.raises(UsageError, match="must be positive"):
+        KNNClassifier().fit(X, data[1]).set_params(temperature=0).predict(X)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -123,7 +137,7 @@ def test_knn_votes_do_not_overflow():
     assert KNNClassifier(k=3, temperature=1e-4).fit(X, [2, 1, 0]).predict(X).tolist() == [2, 1, 0]
 
 
-@pytest.mark.parametrize("bad", [{"k": 0}, {"temperature": 0}])
+@pytest.mark.parametrize("bad", [{"k": 0}, {"temperature": 0}, {"temperature": np.inf}])
 def test_knn_classifier_refuses_what_cannot_vote(bad):
     with pytest.raises(UsageError, match="must be positive"):
         KNNClassifier(**bad).fit(np.eye(3), [0, 1, 2])

@@ -2,6 +2,7 @@
 
 import decimal
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_each_row_is_scored_by_itself_bit_for_bit(name):
     assert whole.shape == (50,)
     assert np.array_equal(score(z[order]), whole[order])
     assert np.array_equal(np.concatenate([score(row[None]) for row in z]), whole)
+    assert np.array_equal(score(np.asfortranarray(z.astype(np.float64))), whole)
 
 
 @pytest.mark.parametrize("name", LOGIT_SCORES)
@@ -112,6 +114,25 @@ def test_a_row_without_logits_has_no_score_and_the_others_do(name):
     found = LOGIT_SCORES[name](z)
     assert np.isfinite(found[0])
     assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("name", ["msp", "energy", "max-logit", "entropy", "perplexity", "gen"])
+def test_a_logit_of_minus_infinity_is_a_class_that_is_not_there(name):
+    z = rng.standard_normal((20, 6))
+    score, masked = LOGIT_SCORES[name], np.insert(z, [0, 3, 3, 6], -np.inf, axis=1)
+    np.testing.assert_allclose(score(masked), score(z), rtol=1e-14)
+    assert score([[-np.inf, 2.0]]) == score([[2.0]])
+
+
+@pytest.mark.parametrize(("name", "copies"), [("msp", 1), ("energy", 1), ("entropy", 2), ("perplexity", 2), ("gen", 2)])
+@pytest.mark.parametrize("classes", [90, 1000])  # fewer and more than GEN looks at
+def test_peak_memory_is_what_the_module_says(name, copies, classes):
+    z = np.ones((2_000_000 // classes, classes))
+    tracemalloc.start()
+    LOGIT_SCORES[name](z)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (copies + 0.3) * z.nbytes
 
 
 def test_logits_too_large_for_exp():
@@ -136,8 +157,8 @@ def test_what_is_not_a_matrix_of_logits(name, bad):
         LOGIT_SCORES[name](bad)
 
 
-@pytest.mark.parametrize("temperature", [0, -1, np.nan])
-def test_temperature_must_be_positive(temperature):
+@pytest.mark.parametrize("temperature", [0, -1, np.nan, np.inf])
+def test_temperature_must_be_positive_and_finite(temperature):
     for score in (msp, energy, entropy, perplexity):
         with pytest.raises(UsageError, match="temperature"):
             score(np.ones((1, 2)), temperature)

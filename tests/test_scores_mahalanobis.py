@@ -243,6 +243,18 @@ def test_a_constant_feature_is_held_by_the_ridge_and_speaks_when_it_changes(cova
         MahalanobisDetector(ridge=0, covariance=covariance).fit(X, y)
 
 
+@pytest.mark.parametrize("covariance", ["pooled", "class-mean", "per-class"])
+def test_a_large_constant_feature_does_not_hide_that_small_ones_vary(covariance, data):
+    X, y, near, _ = data
+    small, queries = (1e-7 * v.astype(float) for v in (X, near))
+    beside = [np.column_stack([v, np.full(len(v), 1e6)]) for v in (small, queries)]
+    how = {"covariance": covariance, "relative": True, "shrinkage": "oas"}
+    found = MahalanobisDetector(**how).fit(beside[0], y).predict(beside[1])
+    assert np.array_equal(found, MahalanobisDetector(**how).fit(small, y).predict(queries))
+    with pytest.raises(NotAvailable, match="is zero: the features do not vary there"):
+        MahalanobisDetector(**how).fit(np.full((120, 3), [1e6, 0.1, 0]) + 1e6 * y[:, None], y)
+
+
 def test_a_tie_goes_to_the_first_class():
     X = np.array([[-2.0, 1], [-2, -1], [2, 1], [2, -1]])
     assert MahalanobisDetector().fit(X, ["a", "a", "b", "b"]).predict([[0.0, 0.0]]).tolist() == ["a"]

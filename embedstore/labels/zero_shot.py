@@ -37,7 +37,8 @@ def zero_shot_logits(projected: npt.ArrayLike, text: npt.ArrayLike) -> npt.NDArr
     Returns
     -------
     (N, C) float64
-        Classes with equal text embeddings get exactly equal logits. Peak memory: this array and its inputs in float64.
+        Classes with equal text embeddings get exactly equal logits. Peak memory: this array and its inputs in float64;
+        where classes are equal, this array twice.
 
     Raises
     ------
@@ -45,7 +46,8 @@ def zero_shot_logits(projected: npt.ArrayLike, text: npt.ArrayLike) -> npt.NDArr
         The widths differ, there is no class, or rows are not finite.
     """
     classes, place = _distinct(projected, text)
-    return np.asarray((unit(projected, np.float64) @ classes.T)[:, place], dtype=np.float64)
+    cosines = np.asarray(unit(projected, np.float64) @ classes.T, dtype=np.float64)
+    return cosines if len(classes) == len(place) else cosines[:, place]
 
 
 def pseudo_labels(projected: npt.ArrayLike, text: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -107,36 +109,42 @@ def pseudo_probabilities(
     classes, place = _distinct(projected, text)
     _check_temperature(temperature)
     probabilities = np.empty((len(np.asarray(projected)), len(place)), dtype=np.float32)
+    copies = np.bincount(place)  # each embedding counts as often as there are classes with it
     for block, cosines in _cosines(projected, classes):
-        probabilities[block] = _softmax(cosines, place, temperature)[:, place]
+        shares = _exponentials(cosines, temperature)
+        shares /= (shares @ copies)[:, None]
+        probabilities[block] = shares[:, place]
     return probabilities
 
 
 def confidence(projected: npt.ArrayLike, text: npt.ArrayLike, temperature: float = 0.01) -> Float64:
-    """The largest probability of each row of :func:`pseudo_probabilities`, without that (N, C) array.
+    """The largest probability of each row, as :func:`pseudo_probabilities` has it for the distinct text embeddings.
+
+    Classes with equal embeddings count as one here. There they share a probability, so that none of two such classes
+    ever has more than half; but that is no doubt about the image, and a threshold on it would drop all their rows.
 
     Parameters
     ----------
     projected : (N, D) real
     text : (C, D) real
     temperature : float, default 0.01
-        With 1 it is the score of maximum concept matching.
+        With 1, and C distinct classes, it is the score of maximum concept matching.
 
     Returns
     -------
     (N,) float64
-        In [1 / C, 1]. Beside it, memory holds one block of 8,192 rows.
+        In [1 / C, 1], with C the number of distinct embeddings. Beside it, memory holds one block of 8,192 rows.
 
     Raises
     ------
     UsageError
         As :func:`pseudo_probabilities`.
     """
-    classes, place = _distinct(projected, text)
+    classes, _ = _distinct(projected, text)
     _check_temperature(temperature)
     largest = np.empty(len(np.asarray(projected)))
     for block, cosines in _cosines(projected, classes):
-        largest[block] = _softmax(cosines, place, temperature).max(axis=1)
+        largest[block] = 1 / _exponentials(cosines, temperature).sum(axis=1)  # the largest exponential is exp(0)
     return largest
 
 
@@ -176,14 +184,12 @@ def _cosines(projected: npt.ArrayLike, classes: FloatArray) -> Iterator[tuple[sl
         yield block, unit(rows[block], np.float64) @ classes.T
 
 
-def _softmax(cosines: Float64, place: Int64, temperature: float) -> Float64:
-    """Probability of one class of each distinct embedding, overwriting the cosines."""
+def _exponentials(cosines: Float64, temperature: float) -> Float64:
+    """exp((cosine - the row's largest) / T), overwriting the cosines."""
     cosines -= cosines.max(axis=1, keepdims=True)
     with np.errstate(over="ignore"):  # far below the largest is -inf, whose exponential is the 0 it should be
         cosines /= temperature
-    np.exp(cosines, out=cosines)
-    cosines /= (cosines @ np.bincount(place))[:, None]  # each embedding counts as often as there are classes with it
-    return cosines
+    return np.exp(cosines, out=cosines)
 
 
 def _check_temperature(temperature: float) -> None:

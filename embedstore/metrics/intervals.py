@@ -120,8 +120,10 @@ def auroc_difference(
     The variance of the difference from the per-image differences of V and W (see :func:`delong_interval`), which is
     the contrast of DeLong's covariance matrix; interval and two-sided p-value by the normal distribution, cut
     at [-1, 1]. Where the variance says nothing: with one image on a side the interval is [-1, 1] and p = 1; with
-    variance 0 and a difference c, n = min(N, M) disjoint pairs all gave c, so that with q as there the exact interval
-    is [(1 + c) q - 1, 1 - (1 - c) q], and p = min(1, 2 / (1 + |c|)^n). Identical scores: difference 0, p = 1.
+    variance 0 and a difference c, n = min(N, M), and q as there, the interval is [(1 + c) q - 1, 1 - (1 - c) q], and
+    p = min(1, 2 / (1 + |c|)^n). Both are exact bounds where every pair of images gave the difference c, as where both
+    AUROCs are 0 or 1 or all scores of a method equal. But unlike one method's, the differences of pairs may vary while
+    those of images, their means, do not; then interval and p are a convention. Identical scores: difference 0, p = 1.
 
     Parameters
     ----------

@@ -106,7 +106,7 @@ class Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not self.standardize:
             self.mean_, self.scale_ = np.zeros(width), np.ones(width)
         else:
-            self.mean_, self.scale_ = of_more_rows or moments(rows)
+            self.mean_, self.scale_ = moments(rows) if of_more_rows is None else _checked(of_more_rows, width)
 
     def _check_finite(self, rows: npt.NDArray[Any]) -> None:
         """In blocks, because scikit-learn's own check of a float16 array allocates half as much again."""
@@ -145,11 +145,25 @@ def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(native)
 
 
-def moments(rows: Features) -> Moments:
+def moments(X: npt.ArrayLike) -> Moments:
     """Mean and unbiased standard deviation of every feature, (D,) float64 each; the deviation is 1 where it would be 0.
 
-    In blocks of rows, so that (N, D) features mapped from disk are not copied.
+    In blocks of rows, so that features mapped from disk are not copied.
+
+    Parameters
+    ----------
+    X : (N, D) real
+
+    Raises
+    ------
+    UsageError
+        X is not a matrix of real numbers with a row.
     """
+    rows = np.asarray(X)
+    if rows.ndim != 2 or not len(rows) or rows.dtype.kind not in "biuf":
+        raise UsageError(
+            f"moments are those of (N, D) real numbers, N >= 1; got shape {rows.shape}, dtype {rows.dtype}"
+        )
     total = np.zeros(rows.shape[1])
     for start in range(0, len(rows), _BLOCK):
         total += rows[start : start + _BLOCK].sum(axis=0, dtype=np.float64)
@@ -161,3 +175,16 @@ def moments(rows: Features) -> Moments:
     # The computed mean of a constant feature is off by rounding, so its deviation is tiny rather than 0.
     constant = scale <= 1e-12 * np.abs(mean)
     return mean, np.where(constant, 1.0, scale)
+
+
+def _checked(given: Moments, width: int) -> Moments:
+    """Mean and scale that somebody else computed, if one can standardise ``width`` features by them."""
+    mean, scale = (np.asarray(m, dtype=np.float64) for m in given)
+    if mean.shape != (width,) or scale.shape != (width,):
+        raise UsageError(
+            f"moments of features (N, {width}) are a mean and a scale of shape ({width},), "
+            f"got {mean.shape} and {scale.shape}"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
+        raise UsageError("moments must be finite, and every scale positive; embedstore.probes.moments gives such")
+    return mean, scale

@@ -46,9 +46,10 @@ class LinearProbe(Probe):
         same seed, data and device (and number of threads) give the same weights, bit for bit.
     standardize : bool, default True
         By the mean and the unbiased standard deviation of the training rows. A feature that is constant there is
-        only centred (scale 1): dividing by 0 would turn every logit into NaN.
+        only centred (scale 1): dividing by 0 would turn every logit into NaN. There is no floor: one that is constant
+        but for a row or two has a tiny scale, and rows that differ there get huge logits.
     device : str, default "cpu"
-        Where to train. The features live there in their own dtype; batches are float32.
+        Where to train. The features live there in their own dtype; standardised batches are float32.
 
     Attributes
     ----------
@@ -119,7 +120,7 @@ class LinearProbe(Probe):
         Raises
         ------
         UsageError
-            A hyper-parameter is out of range, or P is not as described.
+            A hyper-parameter is out of range, or P or ``moments`` are not as described.
         ValueError
             X is not a finite matrix.
         """
@@ -151,7 +152,8 @@ def fit_probes(
     y : (N,)
     moments : (mean, scale) of (D,) float64, optional
         What ``standardize`` divides by, where X is a few rows of many whose :func:`moments` are known: the released
-        code of Adaloglou et al. standardises by all training rows, and draws few-shot rows afterwards.
+        code of Adaloglou et al. standardises by all training rows, and draws few-shot rows afterwards. Ignored
+        without ``standardize``.
 
     Returns
     -------
@@ -161,7 +163,8 @@ def fit_probes(
     Raises
     ------
     UsageError
-        The probes differ in another parameter, or one of them is given twice; otherwise as :meth:`LinearProbe.fit`.
+        The probes differ in another parameter, one of them is given twice, or ``moments`` are not finite numbers of
+        shape (D,) each, with positive scales; otherwise as :meth:`LinearProbe.fit`.
     ValueError
         As :meth:`LinearProbe.fit`.
     """

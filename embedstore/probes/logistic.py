@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # The mean loss of standardised features: from a penalty under which every logit is about 0 to next to none.
 _GRID = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _ROWS = 1024  # in float64 at once; with 512 features a third faster than 4,096, which leave the processor's cache
+_ROWS_ON_DEVICE = 65_536  # off the CPU a small block takes less time than starting the work on it
+_SLACK = 1e-3  # of l2: the weights are then within this times the root of their number of the optimum
 
 
 class LogisticProbe(Probe):
@@ -36,7 +38,8 @@ class LogisticProbe(Probe):
 
     The intercepts are not penalised. On the same standardised features scikit-learn's ``LogisticRegression`` has the
     same minimum with C = 1 / (l2 * N); for two classes its one weight vector is the difference of ours, with
-    C = 2 / (l2 * N). The minimum is unique but for a number added to all intercepts; here they sum to 0.
+    C = 2 / (l2 * N). The minimum is unique but for a number added to all intercepts; here those of the classes with
+    rows sum to 0.
 
     Without ``l2``, part of the training rows is held out, stratified; the rest is fitted with every penalty of
     ``l2_grid``, the strongest first, each fit starting from the one before. The penalty with the best accuracy on the
@@ -55,8 +58,9 @@ class LogisticProbe(Probe):
     max_iter : int, default 1000
         Of L-BFGS, for every fit.
     tol : float, default 1e-6
-        Converged when no partial derivative of the loss is larger. The weights are then within norm(gradient) / l2 of
-        the optimum, so a weak penalty may need a smaller number.
+        Converged when no partial derivative of the loss is larger, nor, in the last fit, than l2 / 1000: the weights
+        are within norm(gradient) / l2 of the optimum, so that one number for all penalties would be too large for
+        weak ones. While the penalty is chosen, ``tol`` alone counts.
     seed : int, default 0
         Of the draw of held-out rows; nothing else is random.
     standardize : bool, default True
@@ -111,7 +115,7 @@ class LogisticProbe(Probe):
         self.device = device
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, *, moments: Moments | None = None) -> Self:
-        """Train from zero. Beside X, memory holds 1,024 rows in float64 and some 30 arrays as large as W.
+        """Train from zero. Beside X, memory holds 1,024 rows in float64 (off the CPU 65,536) and some 30 arrays like W.
 
         X may be mapped from disk (``numpy.memmap``, read-only): every evaluation of the loss reads it once, in order.
 
@@ -126,7 +130,7 @@ class LogisticProbe(Probe):
         Raises
         ------
         UsageError
-            A parameter is out of range, or a label outside [0, n_classes).
+            A parameter is out of range, a label outside [0, n_classes), or ``moments`` are not as described there.
         NotAvailable
             The penalty is to be chosen, but every class has a single row, so that none can be held out.
         ValueError
@@ -135,8 +139,8 @@ class LogisticProbe(Probe):
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            The last fit stopped before the optimum. (Those before it may stop at ``max_iter``; their accuracy counts as
-            it is.)
+            The last fit stopped before the optimum, at ``max_iter`` or because rounding lets the loss fall no further.
+            (Those before it may stop, too; their accuracy counts as it is.)
         """
         import torch
 
@@ -153,9 +157,10 @@ class LogisticProbe(Probe):
             self.l2_, parameters = self._choose(data, places, parameters)
         else:
             self.l2_ = float(self.l2)
-        parameters, self.n_iter_, complaint = _minimum(data, self.l2_, parameters, self.max_iter, self.tol)
-        if complaint:
-            _warn(complaint, self)
+        limit = min(self.tol, _SLACK * self.l2_)
+        parameters, self.n_iter_, steepest = _minimum(data, self.l2_, parameters, self.max_iter, limit)
+        if not steepest <= limit:  # whatever SciPy says: it also calls it success when the loss falls no further
+            _warn(self, steepest, limit)
         self._keep(data, parameters, present)
         return self
 
@@ -182,10 +187,13 @@ class LogisticProbe(Probe):
         n_classes, width = len(self.classes_), data.x.shape[1]
         self.coef_ = np.zeros((n_classes, width))
         self.intercept_ = np.zeros(n_classes)
-        self.coef_[present] = parameters[: len(present) * width].reshape(-1, width)
-        self.intercept_[present] = parameters[len(present) * width :]
+        weights, offsets = parameters[: len(present) * width].reshape(-1, width), parameters[len(present) * width :]
+        # The same number for all classes changes no probability, so at the minimum it is 0. Rounding adds one.
+        self.coef_[present] = weights - weights.mean(axis=0)
+        self.intercept_[present] = offsets - offsets.mean()
         if len(present) < n_classes:
-            smallest = min(float(z.min()) for z, _, _ in data.logits(parameters))
+            kept = np.concatenate([self.coef_[present].ravel(), self.intercept_[present]])
+            smallest = min(float(z.min()) for z, _, _ in data.logits(kept))
             self.intercept_[np.setdiff1d(np.arange(n_classes), present)] = smallest - np.log(len(data) + 1)
 
 
@@ -213,8 +221,9 @@ class _Data:
         # Only centred: dividing the weights instead of each block by the deviation saves a pass over the features.
         weight, bias = self.unpacked(parameters)
         scaled = (weight / self.scale).T
-        for start in range(0, len(self), _ROWS):
-            block = slice(start, start + _ROWS)
+        rows = _ROWS if self.x.device.type == "cpu" else _ROWS_ON_DEVICE
+        for start in range(0, len(self), rows):
+            block = slice(start, start + rows)
             if self.chosen is None:
                 x, y = self.x[block], self.y[block]
             else:
@@ -245,25 +254,33 @@ class _Data:
         of_weight = of_weight / self.scale / len(self) + l2 * weight
         return float(value), torch.cat([of_weight.view(-1), of_bias / len(self)]).cpu().numpy()
 
+    def loss_above(self, parameters: Float64, l2: float, near: Float64, slope: Float64) -> tuple[float, Float64]:
+        """The loss less that of ``near``, where its gradient is ``slope``, and its gradient.
 
-def _minimum(data: _Data, l2: float, start: Float64, max_iter: int, tol: float) -> tuple[Float64, int, str]:
-    """Parameters at the minimum, iterations, and the optimizer's complaint, empty if it converged.
+        By the trapezoidal rule, whose error is of third order in the distance, and whose rounding is relative to the
+        difference: two losses agree to all their digits long before their gradients vanish.
+        """
+        gradient = self.loss(parameters, l2)[1]
+        return float((gradient + slope) @ (parameters - near) / 2), gradient
+
+
+def _minimum(data: _Data, l2: float, start: Float64, max_iter: int, tol: float) -> tuple[Float64, int, float]:
+    """Parameters at the minimum, iterations, and the largest partial derivative there: at most ``tol`` if it converged.
 
     SciPy's L-BFGS rather than torch's: importing the latter takes seconds (see ``training._Adam``), and its line search
     stops early more often.
     """
     from scipy.optimize import minimize
 
-    found = minimize(
-        data.loss,
-        start,
-        args=(l2,),
-        jac=True,
-        method="L-BFGS-B",
-        # Where the loss no longer falls by more than rounding, the gradient cannot get smaller either.
-        options={"maxiter": max_iter, "maxfun": 50 * max_iter, "gtol": tol, "ftol": 8 * np.finfo(float).eps},
-    )
-    return found.x, int(found.nit), "" if found.success else str(found.message)
+    how = {"maxiter": max_iter, "maxfun": 50 * max_iter, "gtol": tol, "ftol": 0.0}
+    found = minimize(data.loss, start, (l2,), "L-BFGS-B", jac=True, options=how)
+    taken = int(found.nit)
+    if np.abs(found.jac).max() > tol and taken < max_iter:
+        # The loss still falls, but by less than its own rounding.
+        how["maxiter"] = max_iter - taken
+        found = minimize(data.loss_above, found.x, (l2, found.x, found.jac), "L-BFGS-B", jac=True, options=how)
+        taken += int(found.nit)
+    return found.x, taken, float(np.abs(found.jac).max())
 
 
 def _accuracy(data: _Data, parameters: Float64) -> float:
@@ -295,12 +312,15 @@ def _check_ranges(probe: LogisticProbe) -> None:
         )
 
 
-def _warn(complaint: str, probe: LogisticProbe) -> None:
+def _warn(probe: LogisticProbe, steepest: float, limit: float) -> None:
     from sklearn.exceptions import ConvergenceWarning
 
+    remedy = f"raise max_iter={probe.max_iter} or l2"
+    if probe.n_iter_ < probe.max_iter:
+        remedy = f"rounding lets the loss fall no further; standardise the features, raise l2 or tol={probe.tol:g}"
     warnings.warn(
-        f"L-BFGS stopped before the optimum, after {probe.n_iter_} iterations with l2={probe.l2_:g} ({complaint}); "
-        f"raise max_iter={probe.max_iter}, tol={probe.tol:g} or l2",
+        f"L-BFGS stopped before the optimum, after {probe.n_iter_} iterations with l2={probe.l2_:g}: the loss has a "
+        f"partial derivative of {steepest:.1e}, and {limit:.1e} was to be reached; {remedy}",
         ConvergenceWarning,
         stacklevel=3,
     )

@@ -66,12 +66,14 @@ def train(
 
     device, seeds, each, width = stack.device, len(stack.seeds), len(stack.lr[0]), rows.shape[1]
     # On the CPU, so that all devices draw the same numbers.
-    generators = [torch.Generator().manual_seed(seed) for seed in stack.seeds]
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in stack.seeds]  # torch takes no numpy integer
     drawn = [_initial(generator, n_classes, width) for generator in generators]
     weight, bias = (t.to(device).requires_grad_() for t in _stacked(drawn, each))
     adam = _Adam(weight, bias, _shared(np.array(stack.weight_decay), bias))
     x, y = as_tensor(rows).to(device), as_tensor(targets).to(device)
-    center, spread = (torch.as_tensor(m, dtype=torch.float32, device=device) for m in (mean, scale))
+    # float64 features are standardised as such: rounded before, those far from zero would lose what varies in them.
+    precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+    center, spread = (torch.as_tensor(m, dtype=precision, device=device) for m in (mean, scale))
     orders = zip(*(_batches(g, len(rows), stack.batch_size, stack.epochs) for g in generators), strict=True)
     steps = stack.epochs * -(-len(rows) // stack.batch_size)
     peaks = np.array(stack.lr)
@@ -79,7 +81,7 @@ def train(
     for rate, batch in zip(rates, orders, strict=True):
         index = torch.cat(batch).to(device)  # (G * B,)
         # One indexing operation a batch; a DataLoader over a tensor fetches and stacks it row by row.
-        standard = (x.index_select(0, index).float() - center) / spread
+        standard = ((x.index_select(0, index).to(precision) - center) / spread).float()
         loss = _loss(standard, y.index_select(0, index), weight, bias, n_classes)
         adam.step(loss, _shared(rate, bias))
     shape = (seeds, each, n_classes)

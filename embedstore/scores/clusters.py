@@ -22,7 +22,8 @@ class KMeansMahalanobisDetector(BaseEstimator):  # type: ignore[misc]
     features before clustering, uses one cluster by default, and inverts with a pseudo-inverse and no ridge.
 
     Deterministic for a given ``seed`` (and number of threads, up to rounding). Memory: k-means sees at most
-    ``max_rows`` rows, drawn at random, in float32; all rows are then assigned and fitted in blocks.
+    ``max_rows`` rows, drawn at random, and needs twice their size in float32 (or once that and once their own); all
+    rows are then assigned and fitted in blocks.
 
     Parameters
     ----------
@@ -92,8 +93,10 @@ class KMeansMahalanobisDetector(BaseEstimator):  # type: ignore[misc]
         drawn = rows
         if seen < len(rows):
             drawn = rows[np.sort(np.random.default_rng(self.seed).choice(len(rows), seen, replace=False))]
-        sample = unit(drawn) if self.normalize else drawn.astype(np.float32)
-        means = KMeans(self.n_clusters, n_init=1, random_state=self.seed).fit(sample)
+        sample = unit(drawn) if self.normalize else drawn.astype(np.float32, order="C")
+        del drawn
+        # The sample is our own: k-means may centre it where it lies, and needs one more copy, for its variance.
+        means = KMeans(self.n_clusters, n_init=1, random_state=self.seed, copy_x=False).fit(sample)
         self.centres_ = np.asarray(means.cluster_centers_, dtype=np.float32)
         self.detector_ = MahalanobisDetector(
             self.relative, self.ridge, self.covariance, self.shrinkage, self.normalize

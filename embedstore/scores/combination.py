@@ -62,7 +62,8 @@ class StandardizedSum(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         NotAvailable
-            A score is the same for all rows, and so has no scale.
+            A score is the same for all rows, and so has no scale; or it moves so little that its variance is 0 in
+            float64.
         UsageError
             There is no such ``scale``, or the weights do not fit, are negative, or all 0.
         ValueError
@@ -77,6 +78,11 @@ class StandardizedSum(BaseEstimator):  # type: ignore[misc]
             raise NotAvailable(f"score {flat[0]} of {scores.shape[1]} is the same for all rows: it has no scale")
         if self.scale == "z":
             self.mean_, self.scale_ = scores.mean(axis=0), scores.std(axis=0, ddof=1)
+            lost = np.flatnonzero(self.scale_ == 0)
+            if lost.size:
+                raise NotAvailable(
+                    f"score {lost[0]} of {scores.shape[1]} moves by so little that its variance underflows; multiply it"
+                )
         else:
             self.sorted_ = np.sort(scores, axis=0).T.copy()
         return self

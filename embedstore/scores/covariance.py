@@ -80,19 +80,26 @@ def shrink(covariance: Float64, fourth: float, n_rows: int, method: str) -> Floa
     return np.asarray(shrunk)
 
 
-def factor(covariance: Float64, ridge: float, negligible: float, where: str) -> Float64:
+def refuse_constant(covariance: Float64, centres: Float64, where: str) -> None:
+    """Raise NotAvailable where no feature has more variance than rounding leaves of one that is constant.
+
+    Each is compared with its own centres, (C, D): a constant feature of 1e6 says nothing about the others.
+    """
+    if (np.diag(covariance) <= _ROUNDING**2 * np.square(centres).max(axis=0)).all():
+        raise NotAvailable(f"the covariance {where} is zero: the features do not vary there")
+
+
+def factor(covariance: Float64, ridge: float, where: str) -> Float64:
     """Lower Cholesky factor of the covariance plus ``ridge`` times its mean eigenvalue.
 
     Raises
     ------
     NotAvailable
-        The mean eigenvalue is at most ``negligible``, or the matrix is singular; ``where`` says which covariance.
+        The matrix is singular; ``where`` says which covariance.
     """
     from scipy.linalg import LinAlgError, cholesky
 
     mean_eigenvalue = float(np.trace(covariance)) / len(covariance)
-    if mean_eigenvalue <= negligible:
-        raise NotAvailable(f"the covariance {where} is zero: the features do not vary there")
     covariance = covariance + ridge * mean_eigenvalue * np.eye(len(covariance))
     singular = NotAvailable(
         f"the covariance {where} is singular ({len(covariance)} features, ridge={ridge}); use a larger ridge"

@@ -37,7 +37,7 @@ class KNNDetector(BaseEstimator):  # type: ignore[misc]
         exp(s / ``temperature``), as in the released code of Adaloglou et al., for cosines only. For k = 1 all three
         rank rows alike, so AUROC and FPR are the same; for k > 1 "exp" is dominated by the nearest neighbour.
     temperature : float, default 0.02
-        For "exp" only. At least 1 / 700, or the exponential would overflow.
+        For "exp" only. Finite, and at least 1 / 700, or the exponential would overflow.
     device : "cpu" (default) or "cuda"
         Where FAISS searches.
 
@@ -73,8 +73,8 @@ class KNNDetector(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         UsageError
-            ``k`` is not in [1, N], ``temperature`` is too small, "exp" is asked of distances, or there is no such
-            ``metric`` or ``reduce``.
+            ``k`` is not in [1, N], ``temperature`` is too small or infinite, "exp" is asked of distances, or there is
+            no such ``metric`` or ``reduce``.
         ValueError
             X is not a finite matrix.
         """
@@ -94,8 +94,10 @@ class KNNDetector(BaseEstimator):  # type: ignore[misc]
             raise UnknownName("reduction", str(self.reduce), ("mean", "kth", "exp"))
         if self.reduce == "exp" and self.metric != "cosine":
             raise UsageError('reduce="exp" is the mean of exponentiated cosines; use metric="cosine" or another reduce')
-        if self.reduce == "exp" and not self.temperature >= _COLDEST:
-            raise UsageError(f"exp(1 / temperature) overflows: temperature={self.temperature} is below 1 / 700")
+        if self.reduce == "exp" and not _COLDEST <= self.temperature < np.inf:
+            raise UsageError(
+                f"temperature={self.temperature} is not finite, or below 1 / 700, where exp(1 / temperature) overflows"
+            )
 
     def score_samples(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The k nearest fitted rows' similarity, reduced to one number: higher = more in-distribution.
@@ -109,10 +111,18 @@ class KNNDetector(BaseEstimator):  # type: ignore[misc]
         (N,) float64
             Of float32 similarities: a row's score depends on its neighbours in the batch by rounding alone (1e-6,
             which "exp" multiplies by 1 / ``temperature``, relative to the score).
+
+        Raises
+        ------
+        UsageError
+            Parameters that were set after ``fit`` are none that it would take.
+        ValueError
+            X is not a finite matrix of the fitted width.
         """
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self)
+        self._check()
         found, _ = nearest(checked(self, X, lazy=True), self.bank_, self.k, self.metric, device=self.device)
         return self._reduced(found)
 
@@ -137,11 +147,12 @@ class KNNDetector(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         UsageError
-            ``k`` is N: no row has that many others.
+            ``k`` is N: no row has that many others; or as :meth:`score_samples`.
         """
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self)
+        self._check()
         if self.k >= self.bank_.shape[0]:
             raise UsageError(
                 f"k={self.k} nearest others of a row in a bank of {self.bank_.shape[0]} rows; use a smaller k"
@@ -202,15 +213,20 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         UsageError
-            ``k`` or ``temperature`` is not positive.
+            ``k`` or ``temperature`` is not positive and finite.
         ValueError
             X is not a finite matrix, or y does not fit it.
         """
-        if self.k < 1 or not self.temperature > 0:
-            raise UsageError(f"k and temperature must be positive, got k={self.k}, temperature={self.temperature}")
+        self._check()
         rows, self.classes_, self.codes_ = labelled(self, X, y)
         self.bank_ = rows
         return self
+
+    def _check(self) -> None:
+        if self.k < 1 or not 0 < self.temperature < np.inf:
+            raise UsageError(
+                f"k and temperature must be positive and finite, got k={self.k}, temperature={self.temperature}"
+            )
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.generic]:
         """The class with the most votes; the first of several equal ones.
@@ -226,6 +242,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(self)
+        self._check()
         similarities, indices = nearest(checked(self, X), self.bank_, min(self.k, len(self.bank_)), device=self.device)
         winners = np.empty(len(indices), dtype=np.int64)
         for start in range(0, len(indices), _BLOCK):

@@ -1,7 +1,8 @@
 """Scores of a classifier's logits: functions of (N, C) that return (N,) float64, higher = more in-distribution.
 
 Every row is scored by itself, whatever its neighbours. A row with NaN scores NaN, so an image without features stays
-visibly without a score. Peak memory: one float64 copy of the logits; two for the entropies.
+visibly without a score. A logit of minus infinity is a class of probability 0. Peak memory: one float64 copy of the
+logits; two for the entropies.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def msp(logits: npt.ArrayLike, temperature: float = 1.0) -> Float64:
     Raises
     ------
     UsageError
-        Not an (N, C) array of real numbers with C >= 1, or T is not positive.
+        Not an (N, C) array of real numbers with C >= 1, or T is not positive and finite.
     """
     _, total = _exponentials(logits, temperature)
     return 1.0 / total  # the largest exponential is exp(0)
@@ -107,7 +108,9 @@ def entropy(logits: npt.ArrayLike, temperature: float = 1.0) -> Float64:
     """
     below, rest, others = _softmax(logits, temperature)
     # log p_c = s_c - log(1 + rest), with s_c the logit below the largest; log1p keeps what 1 + rest would round away.
-    return np.asarray((rest * below).sum(axis=1) / (1 + others) - np.log1p(others), dtype=np.float64)
+    np.maximum(below, np.finfo(np.float64).min, out=below)  # 0 log 0 is 0, and 0 times infinity would not be
+    below *= rest
+    return np.asarray(below.sum(axis=1) / (1 + others) - np.log1p(others), dtype=np.float64)
 
 
 def perplexity(logits: npt.ArrayLike, temperature: float = 1.0) -> Float64:
@@ -155,7 +158,7 @@ def l1_norm(logits: npt.ArrayLike) -> Float64:
     UsageError
         As :func:`max_logit`.
     """
-    z = _matrix(logits).astype(np.float64)
+    z = _over(logits, 1.0)
     z -= z.min(axis=1, keepdims=True)
     return np.asarray(z.sum(axis=1), dtype=np.float64)
 
@@ -187,13 +190,17 @@ def gen(logits: npt.ArrayLike, gamma: float = 0.1, m: int = 100) -> Float64:
     """
     if not 0 < gamma < 1 or m < 1:
         raise UsageError(f"gen needs gamma in (0, 1) and m of at least 1, got gamma={gamma}, m={m}")
-    _, rest, others = _softmax(logits, 1.0)
-    top, rest = 1 / (1 + others), rest / (1 + others)[:, None]
+    rest, others = _softmax(logits, 1.0)[1:]
+    rest /= (1 + others)[:, None]
     if m <= rest.shape[1]:
         # The largest stands aside as a zero here, so m - 1 of the others are wanted; sorted, to sum in a fixed order.
-        rest = np.sort(rest, axis=1)[:, rest.shape[1] - (m - 1) :]
-    first = (top * (others / (1 + others))) ** gamma
-    return -np.asarray(first + ((rest * (1 - rest)) ** gamma).sum(axis=1), dtype=np.float64)
+        rest.sort(axis=1)
+        rest = rest[:, rest.shape[1] - (m - 1) :]
+    terms = 1 - rest
+    terms *= rest
+    terms **= gamma
+    first = (1 / (1 + others) * (others / (1 + others))) ** gamma
+    return -np.asarray(first + terms.sum(axis=1), dtype=np.float64)
 
 
 LOGIT_SCORES: Mapping[str, Callable[..., Float64]] = {
@@ -216,12 +223,18 @@ def _matrix(logits: npt.ArrayLike) -> npt.NDArray[np.generic]:
     return z
 
 
+def _over(logits: npt.ArrayLike, temperature: float) -> Float64:
+    """A float64 copy of z / T, its rows one after the other in memory: strides change the order of a sum."""
+    if not 0 < temperature < np.inf:
+        raise UsageError(f"temperature must be positive and finite, got {temperature!r}")
+    z = _matrix(logits).astype(np.float64, order="C")
+    z /= temperature
+    return z
+
+
 def _exponentials(logits: npt.ArrayLike, temperature: float) -> tuple[Float64, Float64]:
     """Largest scaled logit m = max(z / T) and the sum of exp(z / T - m), per row; no exponential exceeds 1."""
-    if not temperature > 0:
-        raise UsageError(f"temperature must be positive, got {temperature!r}")
-    z = _matrix(logits).astype(np.float64)
-    z /= temperature
+    z = _over(logits, temperature)
     largest: Float64 = z.max(axis=1)
     z -= largest[:, None]
     return largest, np.exp(z, out=z).sum(axis=1)
@@ -239,10 +252,7 @@ def _softmax(logits: npt.ArrayLike, temperature: float) -> tuple[Float64, Float6
     others : (N,)
         Sum of ``rest``: the probabilities are ``rest / (1 + others)``, and ``1 / (1 + others)`` for the largest.
     """
-    if not temperature > 0:
-        raise UsageError(f"temperature must be positive, got {temperature!r}")
-    below = _matrix(logits).astype(np.float64)
-    below /= temperature
+    below = _over(logits, temperature)
     top = below.argmax(axis=1)
     rows = np.arange(len(below))
     below -= below[rows, top][:, None]

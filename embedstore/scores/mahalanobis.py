@@ -9,7 +9,16 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from embedstore.errors import NotAvailable, UnknownName, UsageError
-from embedstore.scores.covariance import SHRINKAGES, class_means, column_mean, factor, scatter, shrink, whiten
+from embedstore.scores.covariance import (
+    SHRINKAGES,
+    class_means,
+    column_mean,
+    factor,
+    refuse_constant,
+    scatter,
+    shrink,
+    whiten,
+)
 from embedstore.scores.features import Float64, Rows, blocks, checked, labelled
 
 COVARIANCES = ("pooled", "class-mean", "per-class")
@@ -103,8 +112,6 @@ class MahalanobisDetector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"a covariance needs a class with two rows: n_samples={len(rows)} rows fall into as many classes"
             )
         self.mean_ = column_mean(rows, normalize=self.normalize)
-        # Squares below this are what rounding leaves of features that do not vary.
-        self._negligible = 1e-24 * float(np.max(np.square(self.mean_)))
         if self.relative:
             codes_0, weight = np.zeros_like(codes), np.array([1 / (len(rows) - 1)])
             self.global_cholesky_ = self._factor(rows, self.mean_[None], codes_0, weight, "of all rows")
@@ -144,9 +151,10 @@ class MahalanobisDetector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, rows: Rows, centres: Float64, codes: npt.NDArray[np.int64], weights: Float64, where: str
     ) -> Float64:
         covariance, fourth = scatter(rows, centres, codes, weights, normalize=self.normalize)
+        refuse_constant(covariance, centres, where)
         if self.shrinkage is not None:
             covariance = shrink(covariance, fourth, int((codes >= 0).sum()), self.shrinkage)
-        return factor(covariance, self.ridge, self._negligible, where)
+        return factor(covariance, self.ridge, where)
 
     def score_samples(self, X: npt.ArrayLike) -> Float64:
         """Negative (relative) distance to the nearest class: higher = more in-distribution.

@@ -12,6 +12,8 @@ from embedstore.neighbors import unit
 from embedstore.scores.covariance import class_means
 from embedstore.scores.features import Float64, blocks, checked, labelled
 
+_ROUNDING = 1e-12  # the mean of rows of length 1 that cancel out is about as short as this, or shorter
+
 
 class PrototypeDetector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Cosine similarity to the nearest class prototype as a score.
@@ -28,7 +30,7 @@ class PrototypeDetector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : (C,)
         Sorted distinct labels.
     prototypes_ : (C, D) float64
-        Of length 1; zeros where the rows of a class cancel out.
+        Of length 1; zeros where the rows of a class cancel out, their mean being shorter than 1e-12.
     n_features_in_ : int
     """
 
@@ -47,6 +49,7 @@ class PrototypeDetector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         rows, self.classes_, codes = labelled(self, X, y)
         means = class_means(rows, codes, len(self.classes_), np.zeros(rows.shape[1]), normalize=True)
+        means[np.linalg.norm(means, axis=1) < _ROUNDING] = 0  # whose direction would be rounding error
         self.prototypes_ = unit(means, np.float64)
         return self
 
