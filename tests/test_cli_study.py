@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import Command
 from synthetic_study import LABELS, X, put, study
 
 from embedstore.cli import main
@@ -73,18 +72,18 @@ def probing(store: Path, *more: str | Path) -> tuple[str | Path, ...]:
 # Nothing is computed twice --------------------------------------------------------------------------------------------
 
 
-def test_a_second_call_says_that_it_computed_nothing(store: Path, command: Command) -> None:
+def test_a_second_call_says_that_it_computed_nothing(store: Path) -> None:
     both = ("probe", "--store", store, "--id", "pets", "--ood", "cars", "--method", "linear", "--method", "knn")
-    first = command(*both)
-    assert first.returncode == 0, first.stderr
+    first = invoke(*both)
+    assert first.exit_code == 0, first.stderr
     assert "already" not in first.stdout
     created = {result.created for result in Store.open(store).results()}
-    again = command(*both)
+    again = invoke(*both)
     assert "4 of 4 results were in the store already, nothing was computed; --recompute computes all" in again.stdout
     assert {result.created for result in Store.open(store).results()} == created
-    more = command(*both, "--method", "mcm")
+    more = invoke(*both, "--method", "mcm")
     assert "4 of 6 results were in the store already, the others are new" in more.stdout
-    anew = command(*both, "--recompute")
+    anew = invoke(*both, "--recompute")
     assert "already" not in anew.stdout
     assert not {r.created for r in Store.open(store).results() if r.method != "mcm"} & created
 

@@ -59,7 +59,14 @@ def test_killed_at_any_step_and_resumed_equals_uninterrupted(bench: Bench, part:
     assert bench.kills - before >= steps // 4
 
 
-@pytest.mark.parametrize("scenario", OTHERS, ids=lambda scenario: scenario.name)
+# All of them take part in test_thousands_of_kills, too.
+EVERYDAY = [
+    pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.name in ("captions", "second split") else [])
+    for each in OTHERS
+]
+
+
+@pytest.mark.parametrize("scenario", EVERYDAY)
 def test_killed_three_times_and_resumed_equals_uninterrupted(bench: Bench, scenario: Scenario) -> None:
     steps, rng = bench.reference(scenario).ended.steps["kill"], random.Random(scenario.name)
     problems, before, trials = [], bench.kills, range(1, steps + 1, max(1, steps // 9))

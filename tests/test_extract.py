@@ -72,7 +72,10 @@ def test_features_are_the_encoders_of_each_image_alone(pictures: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
-@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 64}, {"workers": 2}, {"block_rows": 24}])
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 1}, {"batch_size": 64}, pytest.param({"workers": 2}, marks=pytest.mark.slow), {"block_rows": 24}],
+)
 def test_features_do_not_depend_on_batches_workers_or_blocks(pictures: Path, options: dict[str, int]) -> None:
     source = pictures / "pets" / "train"
     expected = extract(source, batch_size=3, workers=0)[0]
