@@ -208,6 +208,17 @@ def test_every_method_and_long_names_fit_on_the_page(browser: Browser, tmp_path:
     assert browser.complaints() == []
 
 
+def test_the_findings_fit_on_a_phone(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    oods = ("cifar100/test", "a-long-name-of-textures/test", "scenes-of-six-kinds/test")
+    path.write_text(render(content(full(3, oods))), encoding="utf-8")
+    browser.open(path, width="phone")
+    assert browser.js("document.querySelector('.findings').offsetWidth") <= WIDTHS["phone"][0]
+    names = "[...document.querySelectorAll('.findings tbody .name')]"
+    assert browser.js(f"{names}.length") == len(oods)
+    assert browser.js(f"{names}.every(e => e.firstElementChild.scrollWidth <= e.clientWidth)")
+
+
 def test_choosing_a_method_changes_plots_captions_and_the_table(browser: Browser, report: Path) -> None:
     browser.open(report)
     before = browser.texts("figcaption .r2")
