@@ -75,6 +75,13 @@ def drawn(results: list[Result]) -> list[Any]:
     return curves(detectors(cells(results), results).values())
 
 
+def test_another_split_that_was_tested_has_its_curves() -> None:
+    arrays = {"cosine/digits/val": np.array([0.5, 0.9, 0.7]), "cosine/far/test": np.array([0.1, 0.6])}
+    table = {"cosine": {"far/test": metrics(0.8)}}
+    (curve,) = drawn([result("a", "knn", variant="test_split=val", scores=arrays, metrics=table)])
+    assert (curve.n_id, curve.n_ood, curve.auroc) == (3, 2, 5 / 6)
+
+
 @pytest.mark.parametrize("decimals", [1, 12])  # with ties, and without
 def test_a_roc_curve_has_few_points_all_on_the_true_curve_and_the_same_area(decimals: int) -> None:
     from sklearn.metrics import roc_auc_score, roc_curve

@@ -20,6 +20,7 @@ from embedstore.report.names import GLOSSARY, METHOD_ORDER, glossary, label, nam
 from embedstore.report.page import render
 from embedstore.report.summary import sentences
 from embedstore.report.table import uncovered
+from embedstore.report.views import fit_table
 from embedstore.scores import LOGIT_SCORES
 from embedstore.store import Store
 
@@ -215,20 +216,25 @@ def test_intervals_are_in_the_files_and_over_the_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "results",
+    ("results", "in_csv"),
     [
-        seeded(1),
-        study(1),
-        [run("a", "linear", seed=seed) for seed in (0, 1)],
-        [run("a", "knn", metrics={"cosine": {"far/test": metrics(0.9, auroc_low=0.8, auroc_high=float("nan"))}})],
+        (seeded(1), False),
+        (study(1), False),
+        ([run("a", "linear", seed=seed) for seed in (0, 1)], True),
+        (
+            [run("a", "knn", metrics={"cosine": {"far/test": metrics(0.9, auroc_low=0.8, auroc_high=float("nan"))}})],
+            False,
+        ),
     ],
     ids=["older results of seeds", "older results", "seeds", "half an interval"],
 )
-def test_means_and_older_results_have_no_interval(results: list[Any]) -> None:
+def test_means_and_older_results_have_no_interval(results: list[Any], in_csv: bool) -> None:
+    """Single seeds have theirs in the CSV."""
     parsed = page(results)
     assert not [value for tag, name, value in parsed.attributes if tag in ("td", "input") and name in ("title", "type")]
     assert "interval" not in parsed.text
-    assert all(line["fpr95_high"] == "" for line in lines(content(results))) or "linear" in to_csv(content(results))
+    table = lines(content(results))
+    assert {"" not in (line["auroc_low"], line["auroc_high"]) for line in table} == {in_csv}
 
 
 # Conventions and the summary ------------------------------------------------------------------------------------------
@@ -284,3 +290,21 @@ def test_a_page_of_everything_is_whole() -> None:
     assert (
         shown.count("plp (scores=msp+energy+l1, logit_distance=True, metrics=official) · relative-logit-distance") > 3
     )
+
+
+# Falling lines --------------------------------------------------------------------------------------------------------
+
+
+def test_where_better_classifiers_detect_worse_the_page_says_so() -> None:
+    def measured_at(model: str, accuracy: float, far: float) -> Any:
+        sets = {"far/test": metrics(far), "near/test": metrics(accuracy - 0.1)}
+        return run(model, "knn", id_accuracy=accuracy, metrics={"cosine": sets})
+
+    falling = [measured_at(model, 0.5 + 0.1 * i, 0.9 - 0.1 * i + 0.02 * (i % 2)) for i, model in enumerate("abcd")]
+    parsed = page(falling)
+    assert "For far the line falls: there the better classifiers detect worse." in parsed.text
+    table = fit_table(content(falling).correlations)
+    ((label, (far, near)),) = table.rows
+    assert (label, table.columns) == ("knn · cosine", ("far", "near"))
+    assert far.endswith("↘")
+    assert near == "1.00"

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.metrics import auroc
+from embedstore.records import Result
 from embedstore.report.choice import MOST_METHODS, Detector
+from embedstore.report.names import options
 
 Float64 = npt.NDArray[np.float64]
 
@@ -71,9 +73,14 @@ def scores_of(detector: Detector, ood: str, split: str) -> Float64:
         return np.empty(0)
 
 
+def tested_split(result: Result) -> str:
+    """``"name/split"`` of the ID images that a result was tested on."""
+    return f"{result.id_dataset}/{options(result.variant).get('test_split', 'test')}"
+
+
 def _of(detector: Detector) -> Iterator[Curve]:
     for ood in sorted(detector.results):
-        s_id = _known(scores_of(detector, ood, f"{detector.id_dataset}/test"))
+        s_id = _known(scores_of(detector, ood, tested_split(detector.results[ood])))
         s_ood = _known(scores_of(detector, ood, ood))
         if len(s_id) and len(s_ood):
             yield _curve(detector, ood, s_id, s_ood)

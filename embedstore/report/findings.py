@@ -124,8 +124,8 @@ def _cautions(rows: Sequence[Finding], most: int, table: Sequence[Mean]) -> Iter
     if tested:
         yield (
             "Differences are in percentage points, between scores of the same images (the paired test of DeLong et "
-            f"al.). Each interval is for one comparison: the best of {count(most, 'row')} was chosen by these very "
-            "numbers, so that a part of its lead may be luck."
+            "al.). The runner-up is the best row of another method or model. Each interval is for one comparison: the "
+            f"best of {count(most, 'row')} was chosen by these very numbers, so that a part of its lead may be luck."
         )
     if tested and any(mean.seeds > 1 for mean in table):
         yield "Intervals of differences are about the choice of images, not of seeds."

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from embedstore.errors import EmbedstoreError, ImageError
 from embedstore.records import Rows
 from embedstore.report.choice import Detector
-from embedstore.report.distributions import scores_of
+from embedstore.report.distributions import scores_of, tested_split
 from embedstore.sources import Source, decode, open_source
 from embedstore.store import Split, Store
 
@@ -93,7 +93,7 @@ def galleries(store: Store, detectors: Mapping[str, Sequence[Detector]]) -> list
 
 def _strips(store: Store, detector: Detector, readers: dict[str, _Reader]) -> tuple[Strip | None, list[Strip]]:
     """The ID images, against all OOD images together, and the OOD images of each set."""
-    name = f"{detector.id_dataset}/test"
+    name = tested_split(next(iter(detector.results.values())))
     own, others, every = np.empty(0), [], []
     for ood in sorted(detector.results):
         s_id, s_ood = scores_of(detector, ood, name), scores_of(detector, ood, ood)

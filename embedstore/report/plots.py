@@ -117,7 +117,8 @@ def _view(fit: Correlation) -> View:
     x = [point.id_accuracy for point in fit.points]
     whole = correlate(x, [point.auroc for point in fit.points])
     low, high = whole.interval
-    caption = f"R² {fit.r_squared:.2f} ({low:.2f}–{high:.2f})"
+    falls = ", falling" if whole.slope < 0 else ""
+    caption = f"R² {fit.r_squared:.2f} ({low:.2f}–{high:.2f}){falls}"
     at = np.linspace(min(x), max(x), _BAND)
     band = [100 * np.concatenate((at, at[::-1])), 100 * np.concatenate((whole.band(at)[0], whole.band(at)[1][::-1]))]
     return View(caption, _described(fit, f"{caption}, with its 95 % interval"), _figure(fit, np.stack(band, axis=1)))

@@ -116,7 +116,8 @@ def _relation(axes: Axes, fit: Correlation) -> None:
         pass
     else:
         low, high = line.interval
-        about = f"R² {line.r_squared:.2f} (95 % interval {low:.2f}–{high:.2f}), {line.n} models"
+        falls = ", falling" if line.slope < 0 else ""
+        about = f"R² {line.r_squared:.2f} (95 % interval {low:.2f}–{high:.2f}), {line.n} models{falls}"
         across = np.linspace(x.min(), x.max(), 60)
         axes.plot(across, line.intercept + line.slope * across, color=_COLOURS[1], linewidth=1.2)
         axes.fill_between(across, *line.band(across), color=_COLOURS[1], alpha=0.18, linewidth=0)

@@ -169,6 +169,9 @@ def _fits(id_dataset: str, content: Content) -> Iterable[str]:
     else:
         values = f"from {shown[0]} to {shown[-1]}, over {count(len(shown), 'OOD set')}"
     yield f"Over the models, R² between ID accuracy (20-NN) and the AUROC of the nearest-neighbour score is {values}."
+    falling = [dataset_label(found.ood) for found in shown if found.falls]
+    if falling:
+        yield f"For {listing(falling)} the line falls: there the better classifiers detect worse."
     fewest, wide = min(found.models for found in shown), [found for found in shown if found.is_wide]
     reasons = [f"there are only {count(fewest, 'model')}"] if fewest < _FEW_MODELS else []
     if wide:
@@ -186,6 +189,7 @@ class _RSquared:
     r_squared: float
     interval: tuple[float, float]
     models: int
+    falls: bool
 
     @property
     def is_wide(self) -> bool:
@@ -201,4 +205,4 @@ def _r_squared(fit: Correlation) -> _RSquared | None:
     if fit.r_squared is None:
         return None
     x, y = [point.id_accuracy for point in fit.points], [point.auroc for point in fit.points]
-    return _RSquared(fit.ood, fit.r_squared, correlate(x, y).interval, len(x))
+    return _RSquared(fit.ood, fit.r_squared, correlate(x, y).interval, len(x), falls=bool(fit.slope and fit.slope < 0))

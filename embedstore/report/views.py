@@ -46,13 +46,13 @@ def fit_table(fits: Sequence[Correlation]) -> FitTable:
     for fit in fits:
         if fit.reason:
             reasons.setdefault(fit.reason, []).append(fit)
-    known = {(fit.label, fit.ood): fit.r_squared for fit in fits}
+    known = {(fit.label, fit.ood): _r_squared(fit) for fit in fits}
     labels = list(dict.fromkeys(fit.label for fit in fits if fit.r_squared is not None))
     oods = sorted({fit.ood for fit in fits})
     numbers = sorted({len(fit.points) for fit in fits if fit.r_squared is not None})
     return FitTable(
         columns=tuple(dataset_label(ood) for ood in oods),
-        rows=tuple((name, tuple(_two_places(known.get((name, ood))) for ood in oods)) for name in labels),
+        rows=tuple((name, tuple(known.get((name, ood), DASH) for ood in oods)) for name in labels),
         models=f"{numbers[0]} to {count(numbers[-1], 'model')}" if len(numbers) > 1 else count(sum(numbers), "model"),
         # Named where it concerns some of the fits only.
         reasons=tuple(
@@ -72,8 +72,11 @@ def _which(some: Sequence[Correlation], fits: Sequence[Correlation]) -> str:
     return listing(said)
 
 
-def _two_places(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}"
+def _r_squared(fit: Correlation) -> str:
+    """R² has no sign; where AUROC falls with accuracy, which is the opposite of what one hopes, an arrow says so."""
+    if fit.r_squared is None:
+        return DASH
+    return f"{fit.r_squared:.2f}{'↘' if fit.slope and fit.slope < 0 else ''}"
 
 
 @dataclass(frozen=True)
