@@ -109,11 +109,10 @@ def _default_fits(fits: Iterable[Correlation]) -> list[Correlation]:
 
 def _relation(axes: Axes, fit: Correlation) -> None:
     x, y = (np.array([100 * getattr(point, name) for point in fit.points]) for name in ("id_accuracy", "auroc"))
-    about = "no R²"
     try:
         line = correlate(x, y)
     except NotAvailable:
-        pass
+        about = "no R²"
     else:
         low, high = line.interval
         falls = ", falling" if line.slope < 0 else ""
