@@ -42,7 +42,7 @@ def knn(
 
 
 def compared(before: list[Result], after: list[Result]) -> Comparison:
-    return Comparison("old.zarr", "new.zarr", tuple(differences(means(cells(before)), means(cells(after)))))
+    return Comparison("old.zarr", "new.zarr", "old.zarr", tuple(differences(means(cells(before)), means(cells(after)))))
 
 
 def test_every_row_of_either_side_is_there_once_with_after_minus_before() -> None:

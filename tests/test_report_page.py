@@ -15,7 +15,7 @@ from embedstore.report.content import without_secrets
 from embedstore.report.main_table import main_table
 from embedstore.report.names import GLOSSARY, METHOD_ORDER
 from embedstore.report.page import render, script_json
-from embedstore.report.summary import sentences
+from embedstore.report.summary import paragraphs
 from embedstore.report.table import notes
 from embedstore.report.views import image_size
 
@@ -142,7 +142,8 @@ def test_remarks_are_shown_once_with_their_models() -> None:
 
 def test_the_summary_names_the_best_and_the_best_without_labels() -> None:
     best = result("b", "linear", metrics={"msp": {"far/test": metrics(0.99)}})
-    said = " ".join(sentences(content([result(), best, result("c", metrics={"cosine": {"far/test": metrics(0.7)}})])))
+    third = result("c", metrics={"cosine": {"far/test": metrics(0.7)}})
+    said = " ".join(paragraphs(content([result(), best, third])))
     said = said.replace("\N{NO-BREAK SPACE}", " ")
     assert "against far, 99.0 % (linear · msp, b), without training labels 80.0 % (knn · cosine, a)." in said
 
@@ -150,7 +151,7 @@ def test_the_summary_names_the_best_and_the_best_without_labels() -> None:
 def test_the_summary_says_that_others_are_as_good() -> None:
     results = [result(name, method) for name in "ba" for method in ("linear", "knn")]
     for order in (results, results[::-1]):
-        said = " ".join(sentences(content(order))).replace("\N{NO-BREAK SPACE}", " ")
+        said = " ".join(paragraphs(content(order))).replace("\N{NO-BREAK SPACE}", " ")
         assert "against far, 80.0 % (knn · cosine, a, tied with 3 others)." in said
         assert "The best ID accuracy on digits is 90.0 % (knn, a, tied with 3 others)." in said
 

@@ -19,7 +19,7 @@ from embedstore.report import cells, gather
 from embedstore.report.findings import Finding, findings, points
 from embedstore.report.means import means, over_sets
 from embedstore.report.runner_up import Lead, Scores, runner_up
-from embedstore.report.summary import sentences
+from embedstore.report.summary import paragraphs
 from embedstore.store import Store
 
 RNG = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def plain(text: str) -> str:
 
 
 def said(results: list[Result], **changes: Any) -> str:
-    return plain(" ".join(sentences(content(results, **changes))))
+    return plain(" ".join(paragraphs(content(results, **changes))))
 
 
 def delong(a_id: Any, a_ood: Any, b_id: Any, b_ood: Any) -> tuple[float, float, float]:
@@ -187,7 +187,7 @@ def test_scores_in_a_store_are_found_also_where_the_id_split_is_not_test() -> No
         (Lead(0.012, (0.004, 0.02)), "1.2 points, 95 % interval 0.4–2.0"),
         (Lead(0.0003, (0.0001, 0.0005)), "0.03 points, 95 % interval 0.01–0.05"),
         (Lead(0.003, (-0.002, 0.008)), "0.3 points, 95 % interval −0.2 to 0.8"),
-        (Lead(0.0, (-0.0001, 0.0001)), "0.0 points, 95 % interval 0.0 to 0.0"),
+        (Lead(0.0, (-0.0001, 0.0001)), "0.00 points, 95 % interval −0.01 to 0.01"),
         (Lead(-0.012, (-0.02, -0.004)), "1.2 points, 95 % interval 0.4–2.0"),
     ],
 )

@@ -18,7 +18,7 @@ from embedstore.report.exports import COLUMNS, to_csv, to_json
 from embedstore.report.main_table import MainTable, main_table
 from embedstore.report.names import GLOSSARY, METHOD_ORDER, glossary, label, named, options, row_order
 from embedstore.report.page import render
-from embedstore.report.summary import sentences
+from embedstore.report.summary import paragraphs
 from embedstore.report.table import uncovered
 from embedstore.report.views import fit_table
 from embedstore.scores import LOGIT_SCORES
@@ -40,7 +40,7 @@ def text(parsed: Page) -> str:
 
 
 def said(results: list[Any]) -> str:
-    return " ".join(sentences(content(results))).replace("\N{NO-BREAK SPACE}", " ")
+    return " ".join(paragraphs(content(results))).replace("\N{NO-BREAK SPACE}", " ")
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------

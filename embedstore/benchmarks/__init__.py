@@ -125,6 +125,11 @@ class Benchmark:
         return {name: tuple(ood for ood in self.ood if ood.group == name) for name in names}
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Its cautions and those of its OOD sets, these with the set's name."""
+        return (*self.cautions, *(f"{ood.name}: {text}" for ood in self.ood for text in ood.cautions))
+
+    @property
     def expected(self) -> dict[tuple[str, str], int | None]:
         """How many images each data set's split should have, None where that is not known. ID train and test first."""
         found = {(self.id.name, self.id.train): self.id.train_size, (self.id.name, self.id.test): self.id.test_size}

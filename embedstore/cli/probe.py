@@ -254,8 +254,7 @@ def _sets(store: Store, id_name: str | None, ood_names: tuple[str, ...], benchma
     if id_name is not None or ood_names:
         raise errors.UsageError("--benchmark says what is in distribution and what is not; leave --id and --ood away")
     chosen = load_benchmark(benchmark)
-    cautions = (*chosen.cautions, *(f"{one.name}: {text}" for one in chosen.ood for text in one.cautions))
-    notes = (*_differences(store, chosen), *(f"caution, {text}" for text in cautions))
+    notes = (*_differences(store, chosen), *(f"caution, {text}" for text in chosen.warnings))
     have = store.datasets()
     present = [one for one in chosen.ood if one.split in have.get(one.name, ())]
     if chosen.id.test not in have.get(chosen.id.name, ()) or not present:

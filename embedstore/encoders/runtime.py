@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Record name → name of the distribution.
 _LIBRARIES = {
+    "embedstore": "embedstore",
     "torch": "torch",
     "torchvision": "torchvision",
     "open_clip": "open_clip_torch",

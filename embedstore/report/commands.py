@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embedstore.benchmarks import Benchmark, benchmark_names, load_benchmark
 from embedstore.records import Provenance, Result
 from embedstore.report.names import DEFAULT_METRICS, METHOD_ORDER, RowOrder, metric_set, options, row_order
 from embedstore.report.table import setting
@@ -43,9 +44,9 @@ class Command:
         return any(_SOMEWHERE in part for part in self.parts)
 
 
-def commands(content: Content) -> list[Command]:
-    """Extract what is known about, probe as the results in use were probed, report."""
-    return [*_extract(content), *_probe(content), _report(content)]
+def commands(content: Content, title: str | None = None, compare: str | None = None) -> list[Command]:
+    """Extract what is known about, probe as the results in use were probed, report with this title and comparison."""
+    return [*_extract(content), *_probe(content), _report(content, title, compare)]
 
 
 def dataset_label(name: str) -> str:
@@ -179,8 +180,20 @@ def _ood_sets(result: Result) -> tuple[str, ...]:
     return tuple(sorted(dataset_label(name) for name in read - own))
 
 
-def _report(content: Content) -> Command:
-    return _command("write this report", ("embedstore", "report"), [("--store", content.location), ("--out", "report")])
+def _report(content: Content, title: str | None, compare: str | None) -> Command:
+    asked = content.narrowing
+    flags = [("--store", content.location), ("--out", "report")]
+    flags += [*_each("--model", asked.models), *_each("--method", asked.methods)]
+    flags += [] if asked.benchmark is None else [("--benchmark", _place_of(asked.benchmark))]
+    flags += [("--title", title)] if title is not None else []
+    flags += [("--compare", compare)] if compare is not None else []
+    return _command("write this report", ("embedstore", "report"), flags)
+
+
+def _place_of(benchmark: Benchmark) -> str:
+    """What ``--benchmark`` takes: the name of one that comes with embedstore, else a file that the reader has."""
+    shipped = benchmark.name in benchmark_names() and load_benchmark(benchmark.name) == benchmark
+    return benchmark.name if shipped else f"{_SOMEWHERE}/{benchmark.name}.toml"
 
 
 def _command(purpose: str, words: Iterable[str], flags: Iterable[tuple[str, ...]]) -> Command:

@@ -70,10 +70,14 @@ class OnlyIn:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sides: ``before`` and ``after`` say what they are; ``rows`` are in reading order."""
+    """Two sides: ``before`` and ``after`` say what they are; ``rows`` are in reading order.
+
+    ``option`` is what ``--compare`` takes for it.
+    """
 
     before: str
     after: str
+    option: str
     rows: tuple[Difference, ...]
 
     @cached_property
@@ -129,14 +133,14 @@ def compare(content: Content, store: Store, other: Store | datetime, narrowing: 
     """
     after = content.location
     if isinstance(other, Store):
-        before = without_secrets(other.location)
+        before = option = without_secrets(other.location)
         old = up_to_date(other, narrowing.keep(all_results(other)))
     else:
         moment = other if other.tzinfo else other.replace(tzinfo=UTC)
-        before, after = f"{after} before {_date(moment)}", f"{after} now"
+        before, after, option = f"{after} before {_date(moment)}", f"{after} now", moment.isoformat()
         old = _before(store, moment, narrowing)
     rows = differences(means(cells(old)), means(content.cells))
-    return Comparison(before, after, tuple(rows))
+    return Comparison(before, after, option, tuple(rows))
 
 
 def differences(before: Iterable[Mean], after: Iterable[Mean]) -> list[Difference]:

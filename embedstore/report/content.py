@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from urllib.parse import urlsplit, urlunsplit
@@ -48,6 +49,10 @@ class Content:
     groups : mapping of str to tuple of ``"name/split"``
         The OOD sets of the benchmark that the report is narrowed to, by group ("near", "far"), also those without
         results; empty where it is about all there is.
+    narrowing : Narrowing
+        What the report was asked to be about.
+    extracted : mapping of str to tuple of datetime
+        By model, when the splits that its results read were first written to, oldest first; as far as it is known.
     curves, galleries
         How the best model's scores of ID and OOD images lie, and which images fool it.
     states
@@ -67,9 +72,11 @@ class Content:
     sources: Mapping[str, str] = field(default_factory=dict)
     templates: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    narrowing: Narrowing = EVERYTHING
     curves: tuple[Curve, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     states: tuple[State, ...] = ()
+    extracted: Mapping[str, tuple[datetime, ...]] = field(default_factory=dict)
 
     @property
     def datasets(self) -> list[str]:
@@ -111,9 +118,11 @@ def gather(store: Store, narrowing: Narrowing = EVERYTHING) -> Content:
         sources=_sources(store, used),
         templates={name: store.class_sets(name) for name in names if name in now.models},
         groups=narrowing.groups,
+        narrowing=narrowing,
         curves=tuple(curves(chosen.values())),
         galleries=tuple(galleries(store, chosen)),
         states=tuple(states(store, used)),
+        extracted=_extracted(store, used),
     )
 
 
@@ -174,6 +183,16 @@ class _Now:
         except StoreCorrupt:
             return ""  # embeddings of rows that were replaced: nobody can compute that result again
         return None
+
+
+def _extracted(store: Store, used: list[Result]) -> dict[str, tuple[datetime, ...]]:
+    found: dict[str, set[datetime]] = {}
+    for model, name in {(result.model, what) for result in used for what in result.inputs}:
+        kind, *split = name.split("/")
+        began = store.began(model, *split) if kind == "images" and len(split) == 2 else None
+        if began is not None:
+            found.setdefault(model, set()).add(began)
+    return {model: tuple(sorted(moments)) for model, moments in found.items()}
 
 
 def _sources(store: Store, results: list[Result]) -> dict[str, str]:

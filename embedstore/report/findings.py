@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from embedstore.errors import NotAvailable
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
-from embedstore.report.means import Interval, Mean, means, over_sets
+from embedstore.report.means import Interval, Mean, means, over_groups
 from embedstore.report.names import by_group
 from embedstore.report.runner_up import Lead, Scores, runner_up
 from embedstore.report.summary import auroc, count, leaders, once, percent, supervised, whole
@@ -52,9 +52,10 @@ def findings(content: Content) -> list[Findings]:
     averaged = [mean for mean in once(means(content.cells)) if mean.auroc is not None]
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
-        over = [(name, over_sets(name, sets, table), len(set(sets))) for name, sets in content.groups.items()]
         columns = [
-            (name, f"mean of {count(size, 'set')}", column) for name, column, size in over if column and size > 1
+            (name, f"mean of {count(column[0].sets, 'set')}", column)
+            for name, column in over_groups(table, content.groups).items()
+            if column[0].sets > 1
         ]
         for ood, _ in by_group({mean.ood for mean in table}, content.groups):
             columns.append((dataset_label(ood), "", [mean for mean in table if mean.ood == ood]))
@@ -99,8 +100,8 @@ def points(lead: Lead) -> str:
     difference, low, high = 100 * lead.difference, *(100 * end for end in lead.interval)
     if lead.significant and difference < 0:
         difference, low, high = -difference, -high, -low
-    near = (n for n in _DECIMALS if all(float(f"{value:.{n}f}") for value in (difference, low, high)))
-    decimals = next(near, _DECIMALS[-1]) if lead.significant else _DECIMALS[0]
+    near = (n for n in _DECIMALS if all(float(f"{value:.{n}f}") for value in (difference, low, high) if value))
+    decimals = next(near, _DECIMALS[-1])
     size, start, end = (_signed(value, decimals) for value in (difference, low, high))
     between = f"{start}–{end}" if low > 0 else f"{start} to {end}"
     return f"{whole(f'{size} points')}, {whole('95 % interval')} {whole(between)}"
@@ -129,5 +130,10 @@ def _cautions(rows: Sequence[Finding], most: int, table: Sequence[Mean]) -> Iter
         )
     if tested and any(mean.seeds > 1 for mean in table):
         yield "Intervals of differences are about the choice of images, not of seeds."
+    if any(mean.auroc == 1 and mean.auroc_interval for mean in table):
+        yield (
+            "An AUROC of exactly 100 has an exact bound for its interval (Clopper and Pearson), because DeLong's "
+            "variance is 0 there: it is wider than the intervals of numbers just below 100."
+        )
     if any(row.detail and (row.interval or "interval" in row.lead) for row in rows):
         yield "The interval of a mean over sets is the mean of their intervals, which is on the safe side."

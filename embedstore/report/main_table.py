@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from embedstore.report.commands import dataset_label
-from embedstore.report.means import Interval, Mean, RowKey, means, over_seeds, over_sets
+from embedstore.report.means import Interval, Mean, RowKey, means, over_groups, over_seeds
 from embedstore.report.names import DEFAULT_METRICS, RowOrder, by_group, glossary, row_order
 from embedstore.report.summary import DASH, count, percent
 from embedstore.report.table import Absence, Cell
@@ -96,7 +96,7 @@ def main_table(
     ----------
     groups : mapping of str to sequence of ``"name/split"``, optional
         OOD sets by benchmark group (near, far). A group of several gets a column with their mean, before the sets;
-        only rows with all of its sets have a number there.
+        only rows with all of its sets have a number there. Without groups three sets or more get one over all.
     """
     here = [cell for cell in cells if cell.id_dataset == id_dataset]
     absent = [absence for absence in absences if absence.id_dataset == id_dataset]
@@ -137,11 +137,10 @@ class _Slot:
 def _slots(cells: Sequence[Cell], averaged: Sequence[Mean], groups: Groups) -> list[_Slot]:
     """The means over groups first, where a narrow screen shows them; then the sets, group by group."""
     found = []
-    for name, sets in groups.items():
+    for name, over in over_groups(averaged, groups).items():
         # The mean of one set is that set.
-        over = over_sets(name, sets, averaged) if len(set(sets)) > 1 else []
-        if over:
-            column = Column(name, f"mean of {count(len(set(sets)), 'set')}", is_mean=True)
+        if over[0].sets > 1:
+            column = Column(name, f"mean of {count(over[0].sets, 'set')}", is_mean=True)
             found.append(_Slot(column, {mean.row: mean for mean in over}))
     for ood, names in by_group({cell.ood for cell in cells}, groups):
         detail = " · ".join(filter(None, [", ".join(names), _size(cells, ood)]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from embedstore.report.names import RowOrder, label, metric_set, named, row_order
@@ -11,6 +11,10 @@ from embedstore.report.table import Cell, when
 
 # Results of older versions name a template set even where the method reads no prompts.
 _WITHOUT_PROMPTS = frozenset({"knn", "linear", "mahalanobis", "relative-mahalanobis"})
+
+# What the mean over all OOD sets is called, where no benchmark puts them into groups.
+ALL_SETS = "all OOD sets"
+_FEWEST_SETS = 3  # of two sets the numbers themselves are read as easily
 
 Interval = tuple[float, float]
 # ID set, model, method, variant, score and template set.
@@ -70,6 +74,11 @@ class Mean:
         return label(named(self.method, self.variant), self.templates if self.marked else None)
 
     @property
+    def sets(self) -> int:
+        """How many OOD sets it is the mean over."""
+        return len({cell.ood for cell in self.cells})
+
+    @property
     def metrics(self) -> str:
         """The metric set by which it was measured."""
         return metric_set(self.variant)
@@ -99,6 +108,20 @@ def means(cells: Iterable[Cell]) -> list[Mean]:
         for key, by_seed in groups.items()
     ]
     return sorted(found, key=lambda mean: (mean.id_dataset, mean.model, mean.order, mean.ood))
+
+
+def over_groups(table: Sequence[Mean], groups: Mapping[str, Sequence[str]]) -> dict[str, list[Mean]]:
+    """Means over groups of OOD sets, of one ID set, by the group's name.
+
+    Those of a benchmark that some row has whole; where there are none, one over all sets, if there are three or more.
+    """
+    whole = {name: over_sets(name, sets, table) for name, sets in groups.items()}
+    whole = {name: over for name, over in whole.items() if over}
+    every = {mean.ood for mean in table if mean.auroc is not None}
+    if whole or len(every) < _FEWEST_SETS:
+        return whole
+    over = over_sets(ALL_SETS, every, table)
+    return {ALL_SETS: over} if over else {}
 
 
 def over_sets(name: str, sets: Collection[str], table: Iterable[Mean]) -> list[Mean]:

@@ -35,6 +35,13 @@ class Narrowing:
         groups = {} if self.benchmark is None else self.benchmark.groups
         return {name: tuple(f"{ood.name}/{ood.split}" for ood in sets) for name, sets in groups.items()}
 
+    @property
+    def said(self) -> list[str]:
+        """What it is narrowed to, in words; empty where it is everything."""
+        chosen = (("model", self.models), ("method", self.methods))
+        said = [f"the {kind}{'s' if len(names) > 1 else ''} {', '.join(names)}" for kind, names in chosen if names]
+        return said if self.benchmark is None else [*said, f"the benchmark {self.benchmark.name}"]
+
     def keep(self, results: Iterable[Result]) -> list[Result]:
         """The results, and the parts of results, that the report is about; whether there are any or not."""
         some = [
@@ -69,23 +76,20 @@ class Narrowing:
         return kept
 
     def notes(self, results: Iterable[Result]) -> list[Note]:
-        """Which of the benchmark's OOD sets have no results, and for which models."""
+        """What the benchmark warns of, and which of its OOD sets have no results of which models."""
         if self.benchmark is None:
             return []
-        tested: dict[str, set[str]] = {}
+        benchmark, tested = self.benchmark, dict[str, set[str]]()
         for result in results:
-            for by_set in result.metrics.values():
-                tested.setdefault(result.model, set()).update(by_set)
-        missing: dict[str, list[str]] = {}
-        for ood in [ood for sets in self.groups.values() for ood in sets]:
-            missing[ood] = [model for model, oods in sorted(tested.items()) if ood not in oods]
-        return [
-            Note(
-                self.benchmark.id.name, f"the benchmark {self.benchmark.name} has {ood} too: no results", tuple(models)
-            )
-            for ood, models in missing.items()
-            if models
-        ]
+            oods = {ood for by_set in result.metrics.values() for ood in by_set}
+            tested.setdefault(result.model, set()).update(oods)
+        found = [Note(benchmark.id.name, f"a caution of {benchmark.name}: {text}", ()) for text in benchmark.warnings]
+        for group, sets in self.groups.items():
+            for ood in sets:
+                models = tuple(model for model, oods in sorted(tested.items()) if ood not in oods)
+                text = f"the benchmark {benchmark.name} has {ood} too, in its group {group}: no results"
+                found += [Note(benchmark.id.name, f"{text}, hence no mean over the group", models)] if models else []
+        return found
 
     def _wish(self) -> str:
         wishes = [f"model {' or '.join(self.models)}"] if self.models else []

@@ -14,7 +14,7 @@ from embedstore.report.distributions import BINS, MOST_POINTS
 from embedstore.report.findings import findings
 from embedstore.report.main_table import main_table
 from embedstore.report.sections import sections
-from embedstore.report.summary import listing, outdated, percent, sentences
+from embedstore.report.summary import listing, outdated, paragraphs, percent
 from embedstore.report.views import (
     PROVENANCE_COLUMNS,
     absent_methods,
@@ -40,7 +40,7 @@ def render(content: Content, title: str | None = None, comparison: Comparison | 
     template = environment.get_template("page.html")
     return template.render(
         title=title or default_title(datasets),
-        summary=sentences(content),
+        summary=paragraphs(content),
         findings=findings(content),
         tables=[main_table(name, content.cells, content.absences, content.groups) for name in datasets],
         sections=found,
@@ -59,7 +59,7 @@ def render(content: Content, title: str | None = None, comparison: Comparison | 
         provenance_columns=PROVENANCE_COLUMNS,
         provenance=provenance_rows(content),
         libraries=libraries(content.models),
-        commands=commands(content),
+        commands=commands(content, title, comparison.option if comparison else None),
         content=content,
         comparison=comparison,
         # Our own files and plotly's: the only things on the page that are not escaped.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from embedstore.correlation import correlate
 from embedstore.report.commands import dataset_label
 from embedstore.report.fits import Correlation
-from embedstore.report.means import Mean, means, over_seeds, over_sets
+from embedstore.report.means import ALL_SETS, Mean, means, over_groups, over_seeds
 from embedstore.report.names import options
 from embedstore.report.plots import DEFAULT_LABEL
 
@@ -52,19 +52,16 @@ def outdated(content: Content) -> str | None:
     return f"{count(content.outdated, 'result')} {be} out of date and left out: run probe again."
 
 
-def sentences(content: Content) -> list[str]:
-    """The summary, one sentence an element."""
-    said = [_scope(content)]
+def paragraphs(content: Content) -> list[str]:
+    """The summary: what it is about and what was found; of several ID sets each has a paragraph of its own."""
+    about = [text for text in (_scope(content), outdated(content)) if text]
     averaged = once(means(content.cells))
+    found = []
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
-        said += [
-            *_best(id_dataset, table, content.groups),
-            *_accuracy(id_dataset, table),
-            *_fits(id_dataset, content),
-        ]
-    stale = outdated(content)
-    return [*said, stale] if stale else said
+        best, accuracy = _best(id_dataset, table, content.groups), _accuracy(id_dataset, table)
+        found.append(" ".join([*best, *accuracy, *_fits(id_dataset, content)]))
+    return [" ".join(about), *found] if len(found) > 1 else [" ".join([*about, *found])]
 
 
 def _scope(content: Content) -> str:
@@ -73,10 +70,12 @@ def _scope(content: Content) -> str:
         return f"There are no figures to show: {why}."
     models, methods, oods = (len({getattr(c, name) for c in content.cells}) for name in ("model", "method", "ood"))
     seeds = over_seeds(means(content.cells))
+    narrowed = content.narrowing.said
     return (
-        f"{count(models, 'model')} and {count(methods, 'method')} were probed with {listing(content.datasets)} as "
-        f"in-distribution (ID) data against {count(oods, 'out-of-distribution (OOD) set')}"
-        f"{f'; the numbers are means {seeds}' if seeds else ''}."
+        f"{count(models, 'model')} and {count(methods, 'method')} {'are shown' if narrowed else 'were probed'} with "
+        f"{listing(content.datasets)} as in-distribution (ID) data against "
+        f"{count(oods, 'out-of-distribution (OOD) set')}{f'; the numbers are means {seeds}' if seeds else ''}."
+        f"{f' The report is narrowed to {listing(narrowed)}.' if narrowed else ''}"
     )
 
 
@@ -102,9 +101,11 @@ def _targets(table: Sequence[Mean], groups: Groups) -> Iterable[tuple[str, list[
     sets = sorted({mean.ood for mean in known})
     if len(sets) <= _NAMED_ONE_BY_ONE:
         return [(f"against {dataset_label(ood)}", [mean for mean in known if mean.ood == ood]) for ood in sets]
-    over = [(f"on average over the {name} sets", over_sets(name, group, known)) for name, group in groups.items()]
-    complete = [pair for pair in over if pair[1]]
-    return complete or [(f"on average over the {len(sets)} OOD sets", over_sets("", sets, known))]
+    whole = over_groups(known, groups)
+    return [
+        (f"on average over {f'the {len(sets)} OOD' if name == ALL_SETS else f'the {name}'} sets", over)
+        for name, over in whole.items()
+    ]
 
 
 def _accuracy(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:

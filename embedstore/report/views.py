@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from embedstore.records import Provenance
 from embedstore.report.commands import dataset_label
@@ -112,22 +113,25 @@ class ModelRow:
     missing: bool = False
 
 
-PROVENANCE_COLUMNS = ("Architecture", "Pretrained", "SHA-256", "Image", "Precision", "Width", "Probed")
+PROVENANCE_COLUMNS = ("Architecture", "Pretrained", "SHA-256", "Image", "Precision", "Width", "Extracted", "Probed")
 
 
 def provenance_rows(content: Content) -> list[ModelRow]:
     """One row per model, under ``PROVENANCE_COLUMNS``."""
-    return [_provenance(name, made, _probed(content, name)) for name, made in content.models.items()]
+    return [
+        _provenance(name, made, _days(map(datetime.isoformat, content.extracted.get(name, ()))), _probed(content, name))
+        for name, made in content.models.items()
+    ]
 
 
-def _provenance(name: str, made: Provenance | None, probed: str) -> ModelRow:
+def _provenance(name: str, made: Provenance | None, extracted: str, probed: str) -> ModelRow:
     if made is None:
         return ModelRow(name, (*(DASH,) * (len(PROVENANCE_COLUMNS) - 1), probed), missing=True)
     width = f"{made.feature_dim}" + (f" → {made.joint_dim}" if made.joint_dim != made.feature_dim else "")
     short = made.weights_sha256[:12]
     precision = f"{made.precision} → {made.dtype}"
     values = (made.architecture, made.pretrained, short, image_size(made.preprocess), precision, width)
-    return ModelRow(name, (*values, probed))
+    return ModelRow(name, (*values, extracted, probed))
 
 
 def image_size(preprocess: Mapping[str, object]) -> str:
@@ -141,7 +145,12 @@ def image_size(preprocess: Mapping[str, object]) -> str:
 
 
 def _probed(content: Content, model: str) -> str:
-    days = sorted({result.created[:10] for result in content.results if result.model == model and result.created})
+    return _days(result.created for result in content.results if result.model == model and result.created)
+
+
+def _days(moments: Iterable[str]) -> str:
+    """``"2026-01-30 to 2026-01-31"`` from moments in ISO 8601; a dash where there are none."""
+    days = sorted({moment[:10] for moment in moments})
     return DASH if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 

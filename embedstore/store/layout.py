@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError, ZarrUserWarning
+from zarr.storage import LocalStore
 
 from embedstore.errors import StoreCorrupt, UsageError
 
@@ -154,6 +156,20 @@ def committed(parent: zarr.Group, path: str, kind: str) -> dict[str, Any] | None
         return None
     content: Any = dict(node.attrs).get(ATTRIBUTE)
     return dict(content) if isinstance(content, dict) and content.get("kind") == kind else None
+
+
+def began(parent: zarr.Group, path: str) -> datetime | None:
+    """When a group's metadata was written, UTC, as far as files say: None where there are no files, or not this one.
+
+    No store holds a time, so that its bytes say what was embedded and not when; a copied file may have a newer one.
+    """
+    if not isinstance(parent.store, LocalStore):
+        return None
+    try:
+        seconds = (parent.store.root / parent.path / path / "zarr.json").stat().st_mtime
+    except OSError:
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def find(parent: zarr.Group, path: str, kind: str, inside: frozenset[str] = frozenset()) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,10 @@ class Store:
             if stored[what] != now:
                 raise StoreCorrupt(f"the embeddings of {rows.name} by {model} belong to another {what} fingerprint")
         return Images(self._root, provenance, rows, stored)
+
+    def began(self, model: str, dataset: str, split: str) -> datetime | None:
+        """When a model's embeddings of a split were begun, or last extended, UTC; None where no local file says so."""
+        return layout.began(self._root, images.path_of(model, dataset, split))
 
     def image_writer(self, model: str, rows: Split, *, projected: bool = False, captions: bool = False) -> ImageWriter:
         """The writer of a model's embeddings of one split; begins or resumes it.
