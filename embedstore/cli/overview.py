@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from embedstore.cli.console import bytes_text
 from embedstore.encoders import parse_model
 from embedstore.errors import StoreCorrupt, UnknownName
 from embedstore.records import FAILED, OK, Failure
-from embedstore.store import Images, Store
+from embedstore.store import Images, Split, Store
+
+_AT_ONCE = 16  # splits whose status is read
 
 
 def chosen(store: Store, models: Sequence[str]) -> list[str]:
@@ -33,25 +36,23 @@ def plain(text: str) -> str:
 
 def inventory(store: Store) -> list[dict[str, Any]]:
     """One row per data set and split, with what each model has of it."""
-    rows: list[dict[str, Any]] = []
-    for dataset, splits in store.datasets().items():
-        for split in splits:
-            stored = store.rows(dataset, split)
-            names = stored.class_names
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "split": split,
-                    "rows": len(stored),
-                    "classes": len(names) if names else None,
-                    "models": {
-                        model: _completeness(store, model, dataset, split)
-                        for model in store.models()
-                        if (dataset, split) in store.embedded(model)
-                    },
-                }
-            )
-    return rows
+    splits = store.splits()
+    models: dict[str, dict[str, Any]] = {rows.name: {} for rows in splits}
+    # At once, because behind a network each waits for its answer.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for model in store.models():
+            for name, have in pool.map(_completeness, store.each_images(model, splits)):
+                models[name][model] = have
+    return [
+        {
+            "dataset": rows.dataset,
+            "split": rows.split,
+            "rows": len(rows),
+            "classes": len(rows.class_names) if rows.class_names else None,
+            "models": models[rows.name],
+        }
+        for rows in splits
+    ]
 
 
 def print_inventory(console: Console, rows: Sequence[dict[str, Any]]) -> None:
@@ -82,12 +83,15 @@ def print_inventory(console: Console, rows: Sequence[dict[str, Any]]) -> None:
         console.print(f"note: {problem}", markup=False, soft_wrap=True)
 
 
-def _completeness(store: Store, model: str, dataset: str, split: str) -> dict[str, Any]:
-    """How many rows are what; where that cannot be read, why, so that the others are listed all the same."""
+def _completeness(begun: tuple[Split, Images | StoreCorrupt]) -> tuple[str, dict[str, Any]]:
+    """The split, and how many rows are what; or why that cannot be read, so that the others are listed all the same."""
+    rows, images = begun
     try:
-        return dict(_counts(store.images(model, dataset, split)))
+        if isinstance(images, StoreCorrupt):
+            raise images
+        return rows.name, dict(_counts(images))
     except StoreCorrupt as error:
-        return {"ok": 0, "failed": 0, "pending": len(store.rows(dataset, split)), "problem": str(error)}
+        return rows.name, {"ok": 0, "failed": 0, "pending": len(rows), "problem": str(error)}
 
 
 def _counts(images: Images) -> dict[str, int]:

@@ -123,7 +123,7 @@ class Study:
     @cached_property
     def train(self) -> Images:
         """The ID train split."""
-        if self.train_split not in self.store.datasets()[self.id_name]:
+        if not self.store.holds(self.id_name, self.train_split):
             raise NotAvailable(f"{self.id_name} has no {self.train_split} split in the store")
         return _finished(self.store, self.model, self.id_name, self.train_split)
 

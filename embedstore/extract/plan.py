@@ -83,7 +83,7 @@ def make_plan(
         check_keys(rows)
     else:
         rows = store.merge_rows(source.dataset, source.split, rows, extend=extend, retry_failed=retry_failed)
-        if source.split in store.datasets().get(source.dataset, ()):
+        if store.holds(source.dataset, source.split):
             block_rows = store.rows(source.dataset, source.split).block_rows
     if store is not None and encoder.provenance.name in store.models():
         store.check_model(encoder.provenance)

@@ -23,15 +23,23 @@ def path_of(model: str, dataset: str, split: str) -> str:
     return f"models/{model}/images/{dataset}/{split}"
 
 
+def check_belongs(stored: dict[str, Any], model: str, mark: str, rows: Split) -> None:
+    """Raise StoreCorrupt unless embeddings are of these rows and of the model with this fingerprint."""
+    if stored["rows"] in rows.earlier:
+        raise StoreCorrupt(
+            f"{rows.name} was being extended when that was stopped; run the same `embedstore extract` again"
+        )
+    for what, now in (("model", mark), ("rows", rows.fingerprint)):
+        if stored[what] != now:
+            raise StoreCorrupt(f"the embeddings of {rows.name} by {model} belong to another {what} fingerprint")
+
+
 class Images:
     """A model's embeddings of one split.
 
     Attributes
     ----------
     model, dataset, split : str
-    features : zarr array (N, Dp)
-        Before the projection, not normalised, NaN where a row was not (or not yet) embedded. Nothing is read until it
-        is indexed; ``images.features[:]`` is numpy.
     """
 
     def __init__(self, root: zarr.Group, provenance: Provenance, rows: Split, content: dict[str, Any]) -> None:
@@ -40,8 +48,18 @@ class Images:
         self.rows = rows
         self._content = content
         self._root = root
-        self._group = layout.group_at(root, path_of(self.model, rows.dataset, rows.split))
-        self.features = layout.array_at(self._group, "features")
+
+    @cached_property
+    def _group(self) -> zarr.Group:
+        return layout.group_at(self._root, path_of(self.model, self.dataset, self.split))
+
+    @cached_property
+    def features(self) -> zarr.Array[Any]:
+        """Zarr array (N, Dp): before the projection, not normalised, NaN where a row was not (or not yet) embedded.
+
+        Nothing is read until it is indexed; ``images.features[:]`` is numpy.
+        """
+        return layout.array_at(self._group, "features")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,7 +82,8 @@ class Images:
     @cached_property
     def status(self) -> npt.NDArray[np.uint8]:
         """(N,) uint8: 0 pending, 1 ok, 2 failed."""
-        return layout.read(layout.array_at(self._group, "status"))
+        path = path_of(self.model, self.dataset, self.split)
+        return layout.read(layout.array_at(self._root, f"{path}/status"))
 
     @property
     def ok(self) -> npt.NDArray[np.bool_]:

@@ -152,8 +152,10 @@ def committed(parent: zarr.Group, path: str, kind: str) -> dict[str, Any] | None
     if not all(part.strip(".") for part in path.split("/")):
         return None  # "", "." and ".." name nothing, and Zarr would raise an error of its own
     node = node_at(parent, path)
-    if node is None:
-        return None
+    return None if node is None else _content(node, kind)
+
+
+def _content(node: zarr.Group | zarr.Array[Any], kind: str) -> dict[str, Any] | None:
     content: Any = dict(node.attrs).get(ATTRIBUTE)
     return dict(content) if isinstance(content, dict) and content.get("kind") == kind else None
 
@@ -172,31 +174,46 @@ def began(parent: zarr.Group, path: str) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def find(parent: zarr.Group, path: str, kind: str, inside: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths, relative to `path` and sorted, of the complete `kind` groups below it.
+def find(
+    parent: zarr.Group, path: str, kind: str, inside: frozenset[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Paths, relative to `path` and sorted, of the complete `kind` groups below it, with their attribute.
 
-    `inside` names what such a group itself consists of; that is not searched.
+    One listing a level, and one read a node: a store may have thousands of splits, and lie behind a network. Below a
+    complete group no other is looked for, unless `inside` names what such a group itself consists of; that is not
+    searched, and the rest is.
     """
     top = node_at(parent, path)
-    if not isinstance(top, zarr.Group):
-        return
-    own = inside if committed(parent, path, kind) is not None else frozenset()
+    if isinstance(top, zarr.Group):
+        yield from _below(top, path, kind, inside)
+
+
+def _below(
+    top: zarr.Group, path: str, kind: str, inside: frozenset[str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    own = inside if inside and _content(top, kind) is not None else frozenset()
     try:
-        names = [name for name in children(top, zarr.Group) if name not in own]
+        groups = [(name, node) for name, node in _members(top) if isinstance(node, zarr.Group) and name not in own]
     except (ValueError, TypeError) as error:
         raise StoreCorrupt(f"metadata below {path!r} cannot be read: {error}. Restore the zarr.json files") from error
-    for name in names:
-        if committed(top, name, kind) is not None:
-            yield name
-        yield from (f"{name}/{below}" for below in find(top, name, kind, inside))
+    for name, group in groups:
+        content = _content(group, kind)
+        if content is not None:
+            yield name, content
+        if content is None or inside is not None:
+            yield from ((f"{name}/{below}", held) for below, held in _below(group, f"{path}/{name}", kind, inside))
 
 
 def children(parent: zarr.Group, kind: type[zarr.Group] | type[zarr.Array[Any]]) -> list[str]:
     """Names of the groups or arrays right below a group, sorted."""
+    return [name for name, node in _members(parent) if isinstance(node, kind)]
+
+
+def _members(parent: zarr.Group) -> list[tuple[str, zarr.Group | zarr.Array[Any]]]:
     with warnings.catch_warnings():
         # Between the nodes lie temporary files of killed writers, and folders whose zarr.json was never written.
         warnings.simplefilter("ignore", ZarrUserWarning)
-        return sorted(name for name, node in parent.members() if isinstance(node, kind))
+        return sorted(parent.members(), key=lambda member: member[0])
 
 
 def group_at(parent: zarr.Group, path: str) -> zarr.Group:

@@ -47,9 +47,8 @@ def write(root: zarr.Group, result: Result) -> None:
 def read_all(root: zarr.Group) -> Iterator[Result]:
     """Every complete result, oldest first. Scores and weights are read from the store only when looked up."""
     found = []
-    for path in layout.find(root, "results", KIND, inside=frozenset({"scores", "weights"})):
+    for path, content in layout.find(root, "results", KIND):
         group = layout.group_at(root, f"results/{path}")
-        content = layout.committed(root, f"results/{path}", KIND) or {}
         found.append(
             Result(
                 **{name: content[name] for name in _PLAIN},

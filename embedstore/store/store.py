@@ -107,16 +107,27 @@ class Store:
     def datasets(self) -> dict[str, list[str]]:
         """Splits by data set, sorted."""
         found: dict[str, list[str]] = {}
-        for path in layout.find(self._root, "datasets", splits.KIND):
-            dataset, split = path.split("/")
-            found.setdefault(dataset, []).append(split)
+        for rows in self.splits():
+            found.setdefault(rows.dataset, []).append(rows.split)
         return found
+
+    def splits(self) -> list[Split]:
+        """The row lists of all splits, sorted by data set and split; their columns are not read."""
+        found = layout.find(self._root, "datasets", splits.KIND)
+        return [Split(self._root, path.split("/")[0], path.split("/")[1], content) for path, content in found]
+
+    def holds(self, dataset: str, split: str) -> bool:
+        """Whether there is a row list of that split."""
+        return self._row_list(dataset, split) is not None
+
+    def _row_list(self, dataset: str, split: str) -> dict[str, Any] | None:
+        if "/" in dataset + split:
+            return None
+        return layout.committed(self._root, f"datasets/{dataset}/{split}", splits.KIND)
 
     def rows(self, dataset: str, split: str) -> Split:
         """The row list of one split; :class:`UnknownName` if it was never extracted."""
-        content = None
-        if "/" not in dataset + split:
-            content = layout.committed(self._root, f"datasets/{dataset}/{split}", splits.KIND)
+        content = self._row_list(dataset, split)
         if content is None:
             known = self.datasets()
             if dataset not in known:
@@ -152,7 +163,7 @@ class Store:
             If stored rows are missing or other now, if class names are other ones, or if rows are new and not to be
             appended.
         """
-        if split in self.datasets().get(dataset, ()):
+        if self.holds(dataset, split):
             self._catch_up(dataset, split)
         replaceable = self._never_embedded(dataset, split) if retry_failed else None
         splits.write_rows(self._root, dataset, split, rows, block_rows, extend=extend, replaceable=replaceable)
@@ -171,18 +182,18 @@ class Store:
     ) -> Rows:
         """The rows as :meth:`add_rows` would store them; it raises the same, and nothing is written."""
         splits.check_keys(rows)
-        if split not in self.datasets().get(dataset, ()):
+        if not self.holds(dataset, split):
             return rows
         replaceable = self._never_embedded(dataset, split) if retry_failed else None
         return splits.merge_rows(self.rows(dataset, split), rows, extend=extend, replaceable=replaceable)
 
     def _never_embedded(self, dataset: str, split: str) -> npt.NDArray[np.bool_] | None:
         """(N,) bool: the rows that are ok in no model; None where the split is not stored."""
-        if split not in self.datasets().get(dataset, ()):
+        if not self.holds(dataset, split):
             return None
         never = np.ones(len(self.rows(dataset, split)), dtype=bool)
         for model in self.models():
-            if (dataset, split) in self.embedded(model):
+            if layout.committed(self._root, images.path_of(model, dataset, split), images.KIND) is not None:
                 never &= ~self.images(model, dataset, split).ok
         return never
 
@@ -190,7 +201,7 @@ class Store:
 
     def models(self) -> list[str]:
         """Names of the models, sorted."""
-        return list(layout.find(self._root, "models", "model", inside=frozenset({"images", "texts"})))
+        return [path for path, _ in layout.find(self._root, "models", "model", inside=frozenset({"images", "texts"}))]
 
     def provenance(self, model: str) -> Provenance:
         """What made a model's embeddings; :class:`UnknownName` if the store does not know it."""
@@ -250,7 +261,7 @@ class Store:
     def embedded(self, model: str) -> list[tuple[str, str]]:
         """``(data set, split)`` of everything that a model has embedded or begun to, sorted."""
         found = layout.find(self._root, f"models/{model}/images", images.KIND)
-        return [(path.split("/")[0], path.split("/")[1]) for path in found]
+        return [(path.split("/")[0], path.split("/")[1]) for path, _ in found]
 
     def images(self, model: str, dataset: str, split: str) -> Images:
         """A model's embeddings of one split, read lazily.
@@ -265,21 +276,30 @@ class Store:
             If the embeddings belong to rows or a model that the store no longer has.
         """
         provenance, rows = self.provenance(model), self.rows(dataset, split)
-        mark = self.fingerprint(model)
         stored = layout.committed(self._root, images.path_of(model, dataset, split), images.KIND)
         if stored is None:
             raise NotAvailable(
                 f"{model} has not embedded {rows.name}; run `embedstore extract … --dataset {dataset} --split {split}` "
                 f"with that model"
             )
-        if stored["rows"] in rows.earlier:
-            raise StoreCorrupt(
-                f"{rows.name} was being extended when that was stopped; run the same `embedstore extract` again"
-            )
-        for what, now in (("model", mark), ("rows", rows.fingerprint)):
-            if stored[what] != now:
-                raise StoreCorrupt(f"the embeddings of {rows.name} by {model} belong to another {what} fingerprint")
+        images.check_belongs(stored, model, self.fingerprint(model), rows)
         return Images(self._root, provenance, rows, stored)
+
+    def each_images(self, model: str, splits: Iterable[Split]) -> Iterator[tuple[Split, Images | StoreCorrupt]]:
+        """What a model has embedded of those of :meth:`splits` that it has begun, or why it cannot be read.
+
+        One listing for all: :meth:`images` for one after the other would read the model each time.
+        """
+        provenance, mark = self.provenance(model), self.fingerprint(model)
+        begun = dict(layout.find(self._root, f"models/{model}/images", images.KIND))
+        for rows in splits:
+            if rows.name in begun:
+                try:
+                    images.check_belongs(begun[rows.name], model, mark, rows)
+                except StoreCorrupt as error:
+                    yield rows, error
+                else:
+                    yield rows, Images(self._root, provenance, rows, begun[rows.name])
 
     def began(self, model: str, dataset: str, split: str) -> datetime | None:
         """When a model's embeddings of a split were begun, or last extended, UTC; None where no local file says so."""
