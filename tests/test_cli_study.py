@@ -297,3 +297,19 @@ def test_methods_lists_every_method_preset_and_benchmark() -> None:
     assert "metrics" in invoke("methods", "official").stdout
     bad = invoke("methods", "knm")
     assert (bad.exit_code, "Did you mean 'knn'" in bad.stderr) == (2, True)
+
+
+def test_listed_train_images_are_left_out(leaky: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("8\n\n", encoding="utf-8")
+    asked = ("probe", "--store", leaky, "--id", "pets", "--ood", "cars", "--method", "knn")
+    whole, part = rows(*asked), rows(*asked, "--without", keys)
+    assert part[0]["auroc"] > whole[0]["auroc"], "an OOD image that is in the bank looks like ID"
+    assert "pets/train: 1 of 55 finished rows are left out" in invoke(*asked, "--without", keys).stdout
+    keys.write_text("7\nnobody\n", encoding="utf-8")
+    refused = invoke(*asked, "--without", keys)
+    assert refused.exit_code == 2
+    assert "1 of 2 keys are not, 'nobody' first" in refused.stderr
+    assert "cannot be read" in invoke(*asked, "--without", tmp_path / "none").stderr
+    keys.write_text("", encoding="utf-8")
+    assert "it is empty" in invoke(*asked, "--without", keys).stderr

@@ -14,7 +14,7 @@ import pytest
 from synthetic_study import LABELS, X, put, study
 
 from embedstore.errors import UsageError
-from embedstore.evaluate import METHODS, Study, run_methods
+from embedstore.evaluate import METHODS, Study, duplicates, run_methods
 from embedstore.evaluate.rows import chosen, gathered
 from embedstore.probes import linear as training
 from embedstore.records import Result
@@ -289,3 +289,28 @@ def test_the_store_keeps_variant_and_details(tmp_path: Path) -> None:
     (back,) = Store.open(tmp_path / "r.zarr").results()
     assert (back.variant, back.details) == ("threshold=0.2", result.details)
     assert back.key() == result.key()
+
+
+def test_train_rows_that_are_left_out_might_as_well_not_be_there() -> None:
+    """Against a store in which they never were; in blocks of five rows, so that whole blocks go, and parts of some."""
+    gone = np.array([0, 1, 2, 3, 4, 17, 33, 58])
+    kept_rows = np.setdiff1d(np.arange(60), gone)
+    whole = study()
+    small = study(train_split={"values": X["train"][kept_rows], "labels": LABELS["train"][kept_rows]})
+    part = fresh(whole, without={"pets/train": gone})
+    known = list(run_methods(whole))
+    for result, expected in zip(run_methods(part, known=known), run_methods(small), strict=True):
+        assert result.metrics == expected.metrics, result.method
+        assert result.id_accuracy == expected.id_accuracy
+        reads_train = any(name.startswith("images/pets/train") for name in result.inputs)
+        assert result.variant == ("train_left_out=8" if reads_train else "")
+        assert ("without/pets/train" in result.inputs) == reads_train
+        if reads_train:
+            assert "pets/train: 8 of 60 finished rows are left out" in result.notes
+
+
+def test_duplicates_of_train_rows_that_are_left_out_are_none() -> None:
+    of = study()
+    put(of.store, "cars/val", X["train"][[7, 8]])
+    part = Study(of.store, "m", "pets", ["cars:val"], without={"pets/train": np.array([0, 7])})
+    assert [(one.seen_row, one.tested_row) for one in duplicates(part, 0.9999)] == [(8, 1)]

@@ -134,11 +134,11 @@ def test_shots_are_options() -> None:
 
 def test_other_splits_and_dropped_duplicates_are_flags_and_no_options() -> None:
     inputs = {"images/digits/check": "1", "images/digits/val": "2", "images/far/test": "3"}
-    variant = "k=3, train_split=val, test_split=check, left_out=4"
+    variant = "k=3, train_split=val, test_split=check, left_out=4, train_left_out=9"
     other = run("m", "knn", variant, inputs=inputs, scores=["cosine"])
     (line,) = probes([other])
     words = shlex.split(line)
-    assert " --train-split val --test-split check --drop-duplicates " in f"{line} "
+    assert " --train-split val --test-split check --drop-duplicates --without PATH/keys.txt " in f"{line} "
     assert words[words.index("--option") + 1] == "knn.k=3"
     assert words.count("--option") == words.count("--ood") == 1
     assert words[words.index("--ood") + 1] == "far"

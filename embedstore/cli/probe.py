@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,6 +58,9 @@ class _Sets:
 @click.option("--drop-duplicates", is_flag=True, help="Leave out images that another set holds, as `leaks` finds them.")
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Cosine of duplicates; as of `leaks`.")
 @click.option("--recompute", is_flag=True, help="Compute what the store holds already, too.")
+@click.option(
+    "--without", metavar="FILE", help="Leave images of the ID train split out: a file of their keys, one a line."
+)
 @click.option("--train-split", metavar="NAME", help="The ID split to train on; train if not given.")
 @click.option("--test-split", metavar="NAME", help="The ID split to test on; test if not given.")
 @click.option(
@@ -80,6 +84,7 @@ def probe(
     drop_duplicates: bool,
     threshold: float | None,
     recompute: bool,
+    without: str | None,
     train_split: str | None,
     test_split: str | None,
     device: str,
@@ -128,11 +133,13 @@ def probe(
     notes = list(sets.notes)
     if sets.benchmark is not None:
         notes += _other_names(store, wanted, sets.benchmark, prompts)
-    without = _left_out(out, wanted, study_of, threshold) if drop_duplicates else {}
+    leave_out = _duplicates(out, wanted, study_of, threshold) if drop_duplicates else {}
+    if without is not None:
+        leave_out |= _rows_of_keys(store, sets.id_name, train_split or sets.train_split, without)
     runs = _runs(methods or PRESETS[preset].methods or tuple(METHODS), _options(given), shots)
     for model in wanted:
         try:
-            study = study_of(model=model, without=without)
+            study = study_of(model=model, without=leave_out)
         except errors.NotAvailable as error:
             notes.append(str(error))
             continue
@@ -299,7 +306,23 @@ def _other_names(store: Store, models: Sequence[str], benchmark: Benchmark, prom
     return found
 
 
-def _left_out(
+def _rows_of_keys(store: Store, dataset: str, split: str, file: str) -> dict[str, IntArray]:
+    """The rows of a split whose keys a file lists."""
+    import numpy as np
+
+    try:
+        wanted = set(Path(file).read_text(encoding="utf-8").splitlines()) - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.UsageError(f"--without {file} cannot be read: {error}") from error
+    places = {key: row for row, key in enumerate(store.rows(dataset, split).keys.tolist())}
+    unknown = sorted(wanted - places.keys())
+    if unknown or not wanted:
+        what = f"{len(unknown):,} of {len(wanted):,} keys are not, {unknown[0]!r} first" if unknown else "it is empty"
+        raise errors.UsageError(f"--without {file} must list keys of {dataset}/{split}, one a line; {what}")
+    return {f"{dataset}/{split}": np.array(sorted(places[key] for key in wanted), dtype=np.int64)}
+
+
+def _duplicates(
     out: Console, models: Sequence[str], study_of: Callable[..., Study], threshold: float | None
 ) -> dict[str, IntArray]:
     """The first model that has a tested split decides on it for all, so that all see the same images."""

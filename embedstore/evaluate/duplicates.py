@@ -57,7 +57,8 @@ def duplicates(study: Study, threshold: float = THRESHOLD) -> list[Duplicate]:
     for seen, tested in _pairs(study):
         one = study.train_features if study.has_train and seen is study.train else seen.embedded()
         leaks = near_duplicates(one, tested.embedded(), threshold)
-        found += _named(seen, tested, leaks, np.flatnonzero(seen.ok), np.flatnonzero(tested.ok))
+        of_seen = study.train_rows if study.has_train and seen is study.train else seen.ok
+        found += _named(seen, tested, leaks, np.flatnonzero(of_seen), np.flatnonzero(tested.ok))
     return found
 
 

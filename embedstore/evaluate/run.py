@@ -160,9 +160,10 @@ def _blank(study: Study, name: str, options: Mapping[str, Any], seed: int | None
     params = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     splits = {"train_split": study.train_split} if method.train and study.train_split != "train" else {}
     splits |= {"test_split": study.test_split} if study.test_split != "test" else {}
-    left_out = study.rows_left_out()
+    left_out, train_left_out = study.rows_left_out(), study.rows_left_out(train=True) if method.train else 0
     differs = {key: value for key, value in options.items() if value != method.defaults()[key]}
     differs |= splits | ({"left_out": left_out} if left_out else {})
+    differs |= {"train_left_out": train_left_out} if train_left_out else {}
     differs |= {} if metrics == "default" else {"metrics": metrics}
     variant = ", ".join(
         f"{key}={'+'.join(value) if isinstance(value, tuple) else value}" for key, value in differs.items()

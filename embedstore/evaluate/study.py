@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,8 @@ class Study:
     train_split, test_split : str
         The ID splits to train and to test on.
     without : mapping of ``"name/split"`` to (K,) int, optional
-        Rows of tested splits that are left out, as if they had not been embedded: duplicates of other images, say.
+        Rows that are left out, as if they had not been embedded: of tested splits duplicates of other images, say; of
+        the ID train split images that an attack aimed at.
     in_memory : int
         Training features that would take more bytes than this as float32 are laid out in a temporary file instead and
         read from there, as they are stored. Results are the same, bit for bit.
@@ -114,9 +115,10 @@ class Study:
         rows[np.asarray(self.without.get(images.name, []), dtype=np.int64)] = False
         return rows
 
-    def rows_left_out(self) -> int:
-        """How many finished rows of the tested splits ``without`` leaves out."""
-        return sum(int(images.ok.sum() - self.used(images).sum()) for images in self.tested.values())
+    def rows_left_out(self, *, train: bool = False) -> int:
+        """How many finished rows of the tested splits, or of the train split, ``without`` leaves out."""
+        splits = self.tested.values() if not train else [self.train] if self.has_train else []
+        return sum(int(images.ok.sum() - self.used(images).sum()) for images in splits)
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -131,19 +133,24 @@ class Study:
     def has_train(self) -> bool:
         """Whether the model has finished rows of the ID train split."""
         try:
-            return bool(self.train.ok.any())
+            return bool(self.train_rows.any())
         except NotAvailable:
             return False
 
     @cached_property
+    def train_rows(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: the rows of the ID train split that are finished and not left out."""
+        return self.used(self.train)
+
+    @cached_property
     def train_features(self) -> FloatArray:
         """(M, Dp) float32; where that is too large a read-only map of a temporary file, in the stored dtype."""
-        return self._training(self.train.ok)
+        return self._training(self.train_rows)
 
     @cached_property
     def train_labels(self) -> IntArray:
-        """(M,) int32 of the finished rows, -1 where unknown."""
-        return self.train.labels[self.train.ok]
+        """(M,) int32 of these rows, -1 where unknown."""
+        return self.train.labels[self.train_rows]
 
     def labelled(self) -> tuple[FloatArray, IntArray]:
         """Train features and labels of the rows whose label is known; :class:`NotAvailable` if there is none."""
@@ -156,7 +163,7 @@ class Study:
 
     @cached_property
     def _labelled_features(self) -> FloatArray:
-        return self._training(self.train.ok & (self.train.labels >= 0))
+        return self._training(self.train_rows & (self.train.labels >= 0))
 
     def feature_moments(self, *, labelled: bool) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and deviation of every train feature, (Dp,) each; over the labelled rows alone if asked for."""
@@ -166,14 +173,14 @@ class Study:
         return mean, scale
 
     def train_joint(self) -> Iterator[FloatArray]:
-        """Finished train rows in the joint space, some blocks at a time: (n, D) float32."""
+        """The train rows in the joint space, some blocks at a time: (n, D) float32."""
         rows = self.train.rows.block_rows * _BLOCKS
         for start in range(0, len(self.train), rows):
             part = slice(start, min(start + rows, len(self.train)))
-            yield self.train.projected(part)[self.train.ok[part]]
+            yield self.train.projected(part)[self.train_rows[part]]
 
     def train_joint_rows(self, index: IntArray) -> FloatArray:
-        """(n, D) float32: some of the finished train rows, by ascending place among them, in the joint space."""
+        """(n, D) float32: some of the train rows, by ascending place among those that are used, in the joint space."""
         found, first = [], 0
         for part in self.train_joint():
             here = index[(index >= first) & (index < first + len(part))]
@@ -237,20 +244,22 @@ class Study:
         """Of everything that a method may have read: the model, the tested splits, and if so the others."""
         used = {f"images/{name}": images.fingerprint for name, images in self.tested.items()}
         used |= self.training_fingerprints(train=train, text=text)
-        for name, rows in sorted(self.without.items()):
-            if len(rows) and name in self.tested:
-                left_out = np.sort(np.asarray(rows, dtype="<i8")).tobytes()
-                used[f"without/{name}"] = hashlib.sha256(left_out).hexdigest()
-        return used
+        return used | self._left_out_of(self.tested)
 
     def training_fingerprints(self, *, train: bool = True, text: bool = True) -> dict[str, str]:
         """Of everything but what is tested."""
         used = {"model": self.store.fingerprint(self.model)}
         if train and self.has_train:
             used[f"images/{self.train.name}"] = self.train.fingerprint
+            used |= self._left_out_of([self.train.name])
         if text and self._has_text():
             used[f"texts/{self.id_name}/{self.templates}"] = self.text_info["fingerprint"]
         return used
+
+    def _left_out_of(self, names: Iterable[str]) -> dict[str, str]:
+        """A fingerprint of the rows that are left out of each of these splits, where there are any."""
+        rows = {name: np.sort(np.asarray(self.without.get(name, ()), dtype="<i8")) for name in sorted(names)}
+        return {f"without/{name}": hashlib.sha256(x.tobytes()).hexdigest() for name, x in rows.items() if len(x)}
 
     def notes(self) -> Iterator[str]:
         """Rows that are not there, and names that two classes share."""
@@ -264,7 +273,8 @@ class Study:
                 )
             left_out = finished - int(self.used(images).sum())
             if left_out:
-                yield f"{images.name}: {left_out:,} of {finished:,} finished rows are left out as duplicates"
+                why = "" if self.has_train and images is self.train else " as duplicates"
+                yield f"{images.name}: {left_out:,} of {finished:,} finished rows are left out{why}"
         if self._has_text():
             for name, classes in duplicates(self.text_info["names"]):
                 yield f"classes {classes} are all called {name!r}: no image can be told to be any but the first of them"

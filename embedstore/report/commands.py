@@ -15,15 +15,16 @@ from embedstore.report.table import setting
 if TYPE_CHECKING:  # content.py imports modules that use this one
     from embedstore.report.content import Content
 
-# What a variant says of the rows that were read, the flag for it, and whether that has a value.
-_ROWS = {
-    "train_split": ("--train-split", True),
-    "test_split": ("--test-split", True),
-    "left_out": ("--drop-duplicates", False),
-}
-
 # Stands for the directory of something that a store does not know the place of.
 _SOMEWHERE = "PATH"
+
+# What a variant says of the rows that were read, and the flag for it, with "{}" where that takes the variant's value.
+_ROWS: dict[str, tuple[str, ...]] = {
+    "train_split": ("--train-split", "{}"),
+    "test_split": ("--test-split", "{}"),
+    "left_out": ("--drop-duplicates",),
+    "train_left_out": ("--without", f"{_SOMEWHERE}/keys.txt"),
+}
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,7 @@ def _options(method: str, variant: str) -> list[str]:
 def _rows(variant: str) -> tuple[tuple[str, ...], ...]:
     """The flags that say which rows were read, where it is not all of train and test."""
     chosen = options(variant)
-    flags = [
-        (flag, chosen[name]) if has_value else (flag,) for name, (flag, has_value) in _ROWS.items() if name in chosen
-    ]
-    return tuple(flags)
+    return tuple(tuple(word.format(chosen[name]) for word in flag) for name, flag in _ROWS.items() if name in chosen)
 
 
 def _spelled(value: str) -> str:
