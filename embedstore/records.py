@@ -118,6 +118,7 @@ class Failure:
 
 
 _LATER = ("parameters", "gflops")  # fields of Provenance that early versions did not write
+RECORDED_ONLY = ("versions", *_LATER)  # fields that are no part of its fingerprint
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,11 @@ class Provenance:
     parameters: int | None = None
     gflops: float | None = None
 
+    @property
+    def decode(self) -> str:
+        """How images were made into pixels: ``"exact"`` or ``"fast"``."""
+        return str(self.preprocess.get("decode", "exact"))
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; :meth:`from_json` reads it back."""
         value = asdict(self)
@@ -184,7 +190,7 @@ class Provenance:
     def identity(self) -> dict[str, Any]:
         """Everything that must not differ, as JSON so that stored and fresh compare."""
         value: dict[str, Any] = json.loads(json.dumps(self.to_json()))
-        return {name: value[name] for name in value if name not in ("versions", *_LATER)}
+        return {name: value[name] for name in value if name not in RECORDED_ONLY}
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of :meth:`identity`."""

@@ -66,6 +66,13 @@ from embedstore.cli.options import json_option, models_help, quiet_option, store
     type=click.Choice(["float16", "float32"]),
     help="What features are stored as.",
 )
+@click.option(
+    "--decode",
+    default="exact",
+    show_default=True,
+    type=click.Choice(["exact", "fast"]),
+    help="fast scales images with torch in place of Pillow; features agree, not to the bit. Give it a --name.",
+)
 @click.option("--device", help="cpu, cuda, cuda:1 … or auto, the default: one process, on this device.")
 @click.option("--devices", help="A process on each of these: all GPUs, some (0,1), or cpu:2 for two on the CPU.")
 @click.option(
@@ -127,6 +134,7 @@ def extract(
     block_rows: int,
     precision: str,
     dtype: str,
+    decode: str,
     device: str | None,
     devices: str | None,
     engine: str,
@@ -187,7 +195,7 @@ def extract(
     here = "cpu" if devices is not None or engine == "ray" else device_of_this_process(device or "auto", os.environ)
     if dry_run and devices is not None and engine == "local":
         here = devices_of(devices)[0]
-    load = partial(load_encoder, device=here, precision=precision, dtype=dtype, name=name)
+    load = partial(load_encoder, device=here, precision=precision, dtype=dtype, decode=decode, name=name)
     listing: dict[str, Any] = {"limit": limit, "block_rows": block_rows, "extend": extend, "retry_failed": retry_failed}
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "captions": captions}
     made: list[Any] = []

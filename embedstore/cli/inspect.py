@@ -202,7 +202,8 @@ def _compare(
     images = open_source(source, dataset=dataset, split=split)
     stored = store.provenance(parse_model(model, name=name).name)
     out.print(f"Loading {model}", markup=False)
-    encoder = load_encoder(model, device=device, precision=stored.precision, dtype=stored.dtype, name=name)
+    settings = {"precision": stored.precision, "dtype": stored.dtype, "decode": stored.decode}
+    encoder = load_encoder(model, device=device, name=name, **settings)
     count, seed, batch_size = draw
     with console.progress(out, "re-embed") as advance:
         compared = embed_again(store, encoder, images, count, seed=seed, batch_size=batch_size, progress=advance)

@@ -6,18 +6,36 @@ is loaded.
 
 from __future__ import annotations
 
-from embedstore.encoders.base import Encoder, ImageFeatures
+from embedstore.encoders.base import Differentiable, Encoder, ImageFeatures, differentiable
 from embedstore.encoders.spec import ModelSpec, parse_model
 from embedstore.errors import UnknownName
 
-__all__ = ["DTYPES", "PRECISIONS", "Encoder", "ImageFeatures", "ModelSpec", "load_encoder", "parse_model"]
+__all__ = [
+    "DECODERS",
+    "DTYPES",
+    "PRECISIONS",
+    "Differentiable",
+    "Encoder",
+    "ImageFeatures",
+    "ModelSpec",
+    "differentiable",
+    "load_encoder",
+    "parse_model",
+]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
+DECODERS = ("exact", "fast")
 
 
 def load_encoder(
-    spec: str, *, device: str = "cpu", precision: str = "fp32", dtype: str = "float16", name: str | None = None
+    spec: str,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    dtype: str = "float16",
+    name: str | None = None,
+    decode: str = "exact",
 ) -> Encoder:
     """Load a model, frozen and in evaluation mode.
 
@@ -33,6 +51,8 @@ def load_encoder(
         What the features will be stored as; only recorded here.
     name : str, optional
         Its name in the store, instead of the one that follows from ``spec``.
+    decode : {"exact", "fast"}
+        ``"fast"`` scales images with torch in place of Pillow: another model for the store, whose features agree.
 
     Raises
     ------
@@ -47,7 +67,17 @@ def load_encoder(
         raise UnknownName("precision", precision, PRECISIONS)
     if dtype not in DTYPES:
         raise UnknownName("storage dtype", dtype, DTYPES)
-    model = parse_model(spec, name=name)
+    if decode not in DECODERS:
+        raise UnknownName("way to decode", decode, DECODERS)
+    encoder = _load(parse_model(spec, name=name), device=device, precision=precision, dtype=dtype)
+    if decode == "exact":
+        return encoder
+    from embedstore.encoders.fast import with_fast_transform
+
+    return with_fast_transform(encoder)
+
+
+def _load(model: ModelSpec, *, device: str, precision: str, dtype: str) -> Encoder:
     if model.kind == "fake":
         from embedstore.encoders.fake import FakeEncoder
 

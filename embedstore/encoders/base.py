@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from embedstore.errors import NotAvailable
 from embedstore.records import FloatArray, Provenance
 
 if TYPE_CHECKING:
@@ -30,6 +31,32 @@ class ImageFeatures:
 
     features: FloatArray
     projected: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """An encoder's image tower as a function of pixels that gradients flow through. Its parameters are frozen.
+
+    Attributes
+    ----------
+    pixels : callable
+        From a PIL image to what `preprocess` makes of it before normalisation: a (3, H, W) tensor of `dtype` on the
+        CPU, in [0, 1].
+    features : callable
+        (B, 3, H, W) in [0, 1], of `dtype` on `device`, to (B, Dp) of `dtype`: normalised, embedded, before the
+        projection. Rows do not depend on each other, but for rounding.
+    joint : callable
+        (B, Dp) to (B, D): the image head.
+    device : torch.device
+    dtype : torch.dtype
+        float32; float64 for the fake encoder.
+    """
+
+    pixels: Callable[[PIL.Image.Image], torch.Tensor]
+    features: Callable[[torch.Tensor], torch.Tensor]
+    joint: Callable[[torch.Tensor], torch.Tensor]
+    device: torch.device
+    dtype: torch.dtype
 
 
 class Encoder(Protocol):
@@ -67,3 +94,24 @@ class Encoder(Protocol):
     def texts(self, texts: Sequence[str]) -> FloatArray:
         """Embed texts as unit vectors, (T, D) float32; NotAvailable where the model has no text tower."""
         ...
+
+
+def differentiable(encoder: Encoder) -> Differentiable:
+    """The encoder's differentiable view. It is no part of the protocol, so that an encoder may do without.
+
+    Raises
+    ------
+    NotAvailable
+        It has none.
+    ModelUnavailable
+        Its preprocessing does not end with the normalisation, so that pixels cannot be told from what follows them.
+    """
+    view = getattr(encoder, "differentiable", None)
+    if view is None:
+        raise NotAvailable(
+            f"{encoder.provenance.name} gives no gradients: {type(encoder).__name__} has no `differentiable()`, so its "
+            f"images cannot be attacked. Models of open_clip and timm have one; make the images with such a model and "
+            f"score them with this one"
+        )
+    made: Differentiable = view()
+    return made

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.encoders import runtime
-from embedstore.encoders.base import ImageFeatures
+from embedstore.encoders.base import Differentiable, ImageFeatures
+from embedstore.encoders.gradients import differentiable_tower
 from embedstore.encoders.heads import Head, split_head
 from embedstore.encoders.sources import find_source, unavailable
 from embedstore.encoders.spec import ModelSpec
@@ -126,6 +127,17 @@ class ClipEncoder:
                 encoded = self.model.encode_text(tokens, normalize=False)
             vectors[start : start + len(tokens)] = runtime.unit_rows(runtime.to_numpy(encoded))
         return vectors
+
+    def differentiable(self) -> Differentiable:
+        """The image tower for gradients; see :func:`embedstore.encoders.base.differentiable`."""
+        return differentiable_tower(
+            self.preprocess, self._head.features, self._project, device=self._device, precision=self._precision
+        )
+
+    def _project(self, features: torch.Tensor) -> torch.Tensor:
+        if self._head.rest is not None:
+            return self._head.rest(features)
+        return features if self._head.matrix is None else features @ self._head.matrix
 
     def _check(self) -> tuple[int, int]:
         """Compare with ``encode_image`` on one image; return Dp and D.

@@ -13,21 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.encoders.base import ImageFeatures
+from embedstore.encoders.base import Differentiable, ImageFeatures
 from embedstore.records import FloatArray, Provenance
 
 if TYPE_CHECKING:
     import PIL.Image
+    import torch
 
 SIDE = 16
 
 
 def shrink(image: PIL.Image.Image) -> FloatArray:
     """RGB, squashed to 16 x 16, in [-1, 1]: (3, 16, 16) float32."""
+    return (np.asarray(_small(image), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1).astype(np.float32)
+
+
+def _small(image: PIL.Image.Image) -> PIL.Image.Image:
     from PIL import Image
 
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    return (np.asarray(small, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1).astype(np.float32)
+    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
 class FakeEncoder:
@@ -98,6 +102,28 @@ class FakeEncoder:
             return ImageFeatures(features)
         projected = [np.tanh(row.astype(np.float64) @ self._head) for row in features]
         return ImageFeatures(features, self._rows(projected, self._head.shape[1]))
+
+    def differentiable(self) -> Differentiable:
+        """The same function in torch, in float64 throughout, so that finite differences can check gradients.
+
+        Row by row too: what becomes of an image does not depend on its batch, to the last bit.
+        """
+        import torch
+
+        body, head = torch.from_numpy(self._body), torch.from_numpy(self._head.astype(np.float64))
+
+        def pixels(image: PIL.Image.Image) -> torch.Tensor:
+            small = np.asarray(_small(image), dtype=np.float64)
+            return torch.from_numpy(small.transpose(2, 0, 1) / 255)
+
+        def features(batch: torch.Tensor) -> torch.Tensor:
+            return torch.stack([torch.tanh((row * 2 - 1).reshape(-1) @ body) for row in batch])
+
+        def joint(vectors: torch.Tensor) -> torch.Tensor:
+            projected = torch.stack([row @ head for row in vectors])
+            return torch.tanh(projected) if self._mlp else projected
+
+        return Differentiable(pixels, features, joint, torch.device("cpu"), torch.float64)
 
     def texts(self, texts: Sequence[str]) -> FloatArray:
         """Unit vectors that depend on each text's SHA-256 alone, (T, D) float32."""

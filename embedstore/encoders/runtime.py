@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -86,16 +86,30 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
     """Around every forward pass: no gradients, the precision that provenance records, and the same bytes every time."""
     import torch
 
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        if device.type == "cuda":
-            # torch lets cuDNN's convolutions (a ViT's patch embedding) round to TF32 by default; fp32 is to mean fp32.
-            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-            stack.enter_context(flags)
-        if precision != "fp32":
-            dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-            stack.enter_context(torch.autocast(device.type, dtype=dtype))
+    with torch.inference_mode(), exact_convolutions(device), computing_in(device, precision):
         yield
+
+
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Convolutions in full precision and with the same bytes every time, forwards and backwards."""
+    import torch
+
+    if device.type != "cuda":
+        yield
+        return
+    # torch lets cuDNN's convolutions (a ViT's patch embedding) round to TF32 by default; fp32 is to mean fp32.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def computing_in(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """A forward pass in this precision; gradients of it are taken outside."""
+    import torch
+
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def to_numpy(tensor: torch.Tensor) -> FloatArray:

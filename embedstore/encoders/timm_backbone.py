@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.encoders import runtime
-from embedstore.encoders.base import ImageFeatures
+from embedstore.encoders.base import Differentiable, ImageFeatures
+from embedstore.encoders.gradients import differentiable_tower
 from embedstore.encoders.spec import ModelSpec
 from embedstore.errors import ModelUnavailable, NotAvailable, UnknownName
 from embedstore.records import FloatArray, Provenance
@@ -97,6 +98,12 @@ class TimmEncoder:
         raise NotAvailable(
             f"{self.provenance.name} is an image-only model and cannot embed texts: zero-shot classes, pseudo-labels "
             "and captions need an image-text model, such as ViT-B-32/laion2b_s34b_b79k"
+        )
+
+    def differentiable(self) -> Differentiable:
+        """The backbone for gradients; see :func:`embedstore.encoders.base.differentiable`."""
+        return differentiable_tower(
+            self.preprocess, self.model, lambda features: features, device=self._device, precision=self._precision
         )
 
 

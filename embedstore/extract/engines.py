@@ -74,6 +74,7 @@ def choose_engine(
         name=made_by.name,
         precision=made_by.precision,
         dtype=made_by.dtype,
+        decode=made_by.decode,
         batch_size=runner.batch_size,
         workers=runner.workers,
         captions=runner.captions,

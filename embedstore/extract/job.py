@@ -23,6 +23,7 @@ class Job:
     name: str | None
     precision: str
     dtype: str
+    decode: str
     batch_size: int
     workers: int | None
     captions: str | None
@@ -39,7 +40,8 @@ class Job:
         from embedstore.encoders import load_encoder
         from embedstore.store import Store
 
-        encoder = load_encoder(self.model, device=device, precision=self.precision, dtype=self.dtype, name=self.name)
+        settings = {"precision": self.precision, "dtype": self.dtype, "decode": self.decode}
+        encoder = load_encoder(self.model, device=device, name=self.name, **settings)
         store = Store.open(self.location, writable=True)
         store.add_model(encoder.provenance, encoder.projection)
         return BlockRunner(

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 
 from embedstore.errors import StoreCorrupt
-from embedstore.records import FloatArray, Provenance, fingerprint
+from embedstore.records import RECORDED_ONLY, FloatArray, Provenance, fingerprint
 from embedstore.store import images, results, splits, texts
 from embedstore.store.damage import Column, Form, Problem, Survey
 
@@ -78,7 +78,7 @@ def marks_of(made: dict[str, Any]) -> tuple[str, str]:
 
 def _fingerprint_of(provenance: dict[str, Any]) -> str:
     """Of what is stored: a newer version's fields, too, were part of what it computed."""
-    return fingerprint({name: value for name, value in provenance.items() if name != "versions"})
+    return fingerprint({name: value for name, value in provenance.items() if name not in RECORDED_ONLY})
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------
