@@ -31,33 +31,93 @@ _ENUMERATED = 8  # 8! = 40,320 orders of the models; a t distribution says p = 0
 
 @dataclass(frozen=True)
 class Line:
-    """The least-squares line y = slope x + intercept.
+    """The least-squares line y = slope x + intercept, and how sure it is.
 
-    ``r_squared`` is the fraction of y's variance that it explains, in [0, 1]; ``n`` counts the points.
+    Attributes
+    ----------
+    slope, intercept : float
+    r_squared : float
+        The fraction of y's variance that the line explains, in [0, 1].
+    n : int
+        Points.
+    x_mean, x_spread, residual : float
+        What intervals need: the mean of x, sqrt(Sxx), and s = sqrt(RSS / (n - 2)). s is 0 where all points lie on the
+        line but for rounding.
     """
 
     slope: float
     intercept: float
     r_squared: float
     n: int
+    x_mean: float
+    x_spread: float
+    residual: float
+
+    def r_squared_interval(self, level: float = 0.95) -> Interval:
+        """Where the R² of all such models lies, from Fisher's z (Fisher 1921): the interval to report.
+
+        tanh(artanh(r) ± q / sqrt(n - 3)) holds Pearson's r, and its squares hold R². Where it holds r = 0, the low end
+        is 0. Of three models it is [0, 1]: they say nothing.
+
+        Raises
+        ------
+        UsageError
+            ``level`` is not in (0, 1).
+        """
+        from scipy.special import ndtri
+
+        _check_level(level)
+        if self.n == 3:
+            return 0.0, 1.0
+        r = math.sqrt(self.r_squared)
+        if r == 1:
+            return 1.0, 1.0
+        z, half = math.atanh(r), float(ndtri((1 + level) / 2)) / math.sqrt(self.n - 3)
+        return max(math.tanh(z - half), 0.0) ** 2, math.tanh(z + half) ** 2
+
+    def band(self, at: npt.ArrayLike, level: float = 0.95) -> tuple[Float64, Float64]:
+        """Where the true line lies at each of the given x: pointwise confidence limits of the mean, not of new points.
+
+        ŷ ± t s sqrt(1/n + (x - x̄)² / Sxx), with t the quantile of Student's distribution with n - 2 degrees of freedom.
+
+        Parameters
+        ----------
+        at : (M,) real
+        level : float
+
+        Returns
+        -------
+        low, high : (M,) float64
+
+        Raises
+        ------
+        UsageError
+            ``level`` is not in (0, 1).
+        """
+        from scipy.special import stdtrit
+
+        _check_level(level)
+        x = np.asarray(at, dtype=np.float64)
+        half = stdtrit(self.n - 2, (1 + level) / 2) * self.residual
+        half = half * np.hypot(1 / math.sqrt(self.n), (x - self.x_mean) / self.x_spread)
+        middle = self.intercept + self.slope * x
+        return middle - half, middle + half
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """How two quantities go together over N models.
+class Correlation(Line):
+    """How two quantities go together over n models: their line, and what else there is to say.
 
     Attributes
     ----------
-    n : int
-    slope, intercept, r_squared : float
+    slope, intercept, r_squared, n, x_mean, x_spread, residual
         Of the least-squares line, as :class:`Line`.
     slope_error : float
-        Standard error of the slope: sqrt(RSS / (N - 2) / Sxx).
+        Standard error of the slope: sqrt(RSS / (n - 2) / Sxx).
     level : float
         Of both intervals and of the band, in (0, 1).
     interval : (low, high)
-        For R², from Fisher's z (Fisher 1921): tanh(artanh(r) ± q / sqrt(N - 3)) holds Pearson's r, and its squares hold
-        R². Where it holds r = 0, the low end is 0. Of three models it is [0, 1]: they say nothing.
+        :meth:`r_squared_interval` at that level.
     bootstrap : (low, high) or None
         For R², percentiles of 2,000 resamples of the models (Efron 1979); None for fewer than five models. A resample
         without a line (x or y constant, or only two distinct models, whose R² is always 1) is drawn again.
@@ -67,19 +127,13 @@ class Correlation:
         Rank correlation; p-value by enumerating all orders up to eight models, by the t distribution beyond.
     kendall, kendall_p : float
         τ_b, as ``scipy.stats.kendalltau``: p exact for few models without ties, else asymptotic.
-    without : tuple of N (float or None)
+    without : tuple of n (float or None)
         R² when point i is left out; None where the others have no line.
-    cook : tuple of N (float or None)
+    cook : tuple of n (float or None)
         Cook's distance (Cook 1977): e_i² h_i / (2 s² (1 - h_i)²), with the residual e, the leverage h and
-        s² = RSS / (N - 2). 0 where all points lie on the line; None where the slope rests on point i alone (h = 1).
-    x_mean, x_spread, residual : float
-        What :meth:`band` needs: the mean of x, sqrt(Sxx), and s.
+        s² = RSS / (n - 2). 0 where all points lie on the line; None where the slope rests on point i alone (h = 1).
     """
 
-    n: int
-    slope: float
-    intercept: float
-    r_squared: float
     slope_error: float
     level: float
     interval: Interval
@@ -92,30 +146,10 @@ class Correlation:
     kendall_p: float
     without: tuple[float | None, ...]
     cook: tuple[float | None, ...]
-    x_mean: float
-    x_spread: float
-    residual: float
 
-    def band(self, at: npt.ArrayLike) -> tuple[Float64, Float64]:
-        """Where the true line lies at each of the given x: pointwise confidence limits of the mean, not of new points.
-
-        ŷ ± t s sqrt(1/N + (x - x̄)² / Sxx), with t the quantile of Student's distribution with N - 2 degrees of freedom.
-
-        Parameters
-        ----------
-        at : (M,) real
-
-        Returns
-        -------
-        low, high : (M,) float64
-        """
-        from scipy.special import stdtrit
-
-        x = np.asarray(at, dtype=np.float64)
-        half = stdtrit(self.n - 2, (1 + self.level) / 2) * self.residual
-        half = half * np.hypot(1 / math.sqrt(self.n), (x - self.x_mean) / self.x_spread)
-        middle = self.intercept + self.slope * x
-        return middle - half, middle + half
+    def band(self, at: npt.ArrayLike, level: float | None = None) -> tuple[Float64, Float64]:
+        """As :meth:`Line.band`, at this correlation's level if not at another."""
+        return super().band(at, self.level if level is None else level)
 
 
 @dataclass(frozen=True)
@@ -150,14 +184,7 @@ def fit_line(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
     UsageError
         The arrays are not one-dimensional, differ in length, or hold NaN or infinity.
     """
-    a, b = _checked(x, y)
-    # Divided by their largest value, so that no square under- or overflows.
-    dx, dy = a - a.mean(), b - b.mean()
-    size_x, size_y = np.abs(dx).max(), np.abs(dy).max()
-    u, v = dx / size_x, dy / size_y
-    uu, uv, vv = float(u @ u), float(u @ v), float(v @ v)
-    slope = float(uv / uu * (size_y / size_x))
-    return Line(slope, float(b.mean() - slope * a.mean()), min(1.0, uv * uv / (uu * vv)), len(a))
+    return _fit(*_checked(x, y))[0]
 
 
 def correlate(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = 0.95, seed: int = 0) -> Correlation:
@@ -184,41 +211,26 @@ def correlate(x: npt.ArrayLike, y: npt.ArrayLike, *, level: float = 0.95, seed: 
     """
     from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
-    if not 0 < level < 1:
-        raise UsageError(f"level must lie in (0, 1), got {level!r}")
-    line = fit_line(x, y)
+    _check_level(level)
     a, b = _checked(x, y)
-    dx, dy = a - a.mean(), b - b.mean()
-    size_x, size_y = float(np.abs(dx).max()), float(np.abs(dy).max())
-    u, v = dx / size_x, dy / size_y
-    residuals = v - float(u @ v) / float(u @ u) * u
-    if np.abs(residuals).max() * size_y <= _ROUNDING * max(np.abs(b).max(), size_y):
-        residuals = np.zeros_like(v)
-    spread, residual = math.sqrt(float(u @ u)), math.sqrt(float(residuals @ residuals) / (line.n - 2))
-    pearson = math.copysign(math.sqrt(line.r_squared), line.slope)
+    line, u, v, residuals = _fit(a, b)
     ranks = rankdata(a), rankdata(b)
     rho = spearmanr(*ranks)
     tau = kendalltau(*ranks)
     return Correlation(
-        n=line.n,
-        slope=line.slope,
-        intercept=line.intercept,
-        r_squared=line.r_squared,
-        slope_error=residual / spread * (size_y / size_x),
+        **vars(line),
+        slope_error=line.residual / line.x_spread,
         level=level,
-        interval=_fisher(pearson, line.n, level),
+        interval=line.r_squared_interval(level),
         bootstrap=_bootstrap(u, v, level, seed),
-        pearson=pearson,
+        pearson=math.copysign(math.sqrt(line.r_squared), line.slope),
         pearson_p=float(pearsonr(u, v).pvalue),
         spearman=float(rho.statistic),
         spearman_p=float(rho.pvalue) if line.n > _ENUMERATED else _exact(*ranks),
         kendall=float(tau.statistic),
         kendall_p=float(tau.pvalue),
         without=tuple(_r_squared_without(a, b, i) for i in range(line.n)),
-        cook=_cook(u, residuals, residual),
-        x_mean=float(a.mean()),
-        x_spread=spread * size_x,
-        residual=residual * size_y,
+        cook=_cook(u, residuals),
     )
 
 
@@ -272,16 +284,34 @@ def _checked(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Float64, Float64]:
     return a, b
 
 
-def _fisher(r: float, n: int, level: float) -> Interval:
-    from scipy.special import ndtri
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UsageError(f"level must lie in (0, 1), got {level!r}")
 
-    if n == 3:
-        return 0.0, 1.0
-    if abs(r) == 1:
-        return 1.0, 1.0
-    half = float(ndtri((1 + level) / 2)) / math.sqrt(n - 3)
-    low, high = math.tanh(math.atanh(abs(r)) - half), math.tanh(math.atanh(abs(r)) + half)
-    return max(low, 0.0) ** 2, high**2
+
+def _fit(a: Float64, b: Float64) -> tuple[Line, Float64, Float64, Float64]:
+    """The line; x and y less their means; and what the line leaves of y. Those are divided by the largest x and y.
+
+    So that no square under- or overflows.
+    """
+    dx, dy = a - a.mean(), b - b.mean()
+    size_x, size_y = float(np.abs(dx).max()), float(np.abs(dy).max())
+    u, v = dx / size_x, dy / size_y
+    uu, uv, vv = float(u @ u), float(u @ v), float(v @ v)
+    residuals = v - uv / uu * u
+    if np.abs(residuals).max() * size_y <= _ROUNDING * max(np.abs(b).max(), size_y):
+        residuals = np.zeros_like(v)
+    slope = uv / uu * (size_y / size_x)
+    line = Line(
+        slope=slope,
+        intercept=float(b.mean() - slope * a.mean()),
+        r_squared=min(1.0, uv * uv / (uu * vv)),
+        n=len(a),
+        x_mean=float(a.mean()),
+        x_spread=math.sqrt(uu) * size_x,
+        residual=math.sqrt(float(residuals @ residuals) / (len(a) - 2)) * size_y,
+    )
+    return line, u, v, residuals
 
 
 def _bootstrap(u: Float64, v: Float64, level: float, seed: int) -> Interval | None:
@@ -324,7 +354,8 @@ def _r_squared_without(x: Float64, y: Float64, i: int) -> float | None:
         return None
 
 
-def _cook(u: Float64, residuals: Float64, residual: float) -> tuple[float | None, ...]:
+def _cook(u: Float64, residuals: Float64) -> tuple[float | None, ...]:
+    residual = math.sqrt(float(residuals @ residuals) / (len(u) - 2))
     leverage = 1 / len(u) + u * u / float(u @ u)
     found: list[float | None] = []
     for e, h in zip(residuals.tolist(), leverage.tolist(), strict=True):

@@ -1,5 +1,7 @@
 """The least-squares line against scipy and numpy."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,7 +40,8 @@ def test_laws(pairs, factor, shift):
 
 
 def test_a_line_is_found_exactly():
-    assert fit_line([0, 1, 2], [1, 3, 5]) == Line(slope=2.0, intercept=1.0, r_squared=1.0, n=3)
+    spread = math.sqrt(2)
+    assert fit_line([0, 1, 2], [1, 3, 5]) == Line(2.0, 1.0, 1.0, 3, x_mean=1.0, x_spread=spread, residual=0.0)
     assert r_squared([1, 2, 3, 4], [1, -1, -1, 1]) == 0.0
 
 

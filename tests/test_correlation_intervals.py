@@ -144,6 +144,20 @@ def test_fisher_covers_and_the_bootstrap_covers_less():
     assert 0.84 < bootstrap < 0.95
 
 
+def test_a_line_has_the_interval_and_the_band_of_its_correlation():
+    """What a report shows costs no resampling: both come from the same formulas as :func:`correlate`'s."""
+    x, y = study(9, noise=0.1)
+    line = fit_line(x, y)
+    for level in (0.8, 0.95):
+        whole = correlate(x, y, level=level)
+        assert line.r_squared_interval(level) == whole.interval
+        for mine, theirs in zip(line.band(x, level), whole.band(x), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    rest = y - np.polyval(np.polyfit(x, y, 1), x)
+    assert line.residual == pytest.approx(math.sqrt(rest @ rest / 7), rel=1e-9)
+    assert line.x_spread == pytest.approx(math.sqrt(8 * np.var(x, ddof=1)), rel=1e-9)
+
+
 def test_bootstrap_equals_a_naive_one():
     x, y = ACCURACY, AUROC
     rng, values = np.random.default_rng(7), []
@@ -219,6 +233,10 @@ def test_sizes_whose_squares_leave_the_floats():
 def test_a_level_that_is_none(level):
     with pytest.raises(UsageError, match="level must lie in"):
         correlate(ACCURACY, AUROC, level=level)
+    with pytest.raises(UsageError, match="level must lie in"):
+        fit_line(ACCURACY, AUROC).r_squared_interval(level)
+    with pytest.raises(UsageError, match="level must lie in"):
+        fit_line(ACCURACY, AUROC).band(ACCURACY, level)
 
 
 def test_what_has_no_line_has_no_correlation():

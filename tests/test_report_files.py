@@ -20,11 +20,13 @@ from click.testing import CliRunner
 from click.testing import Result as Outcome
 from hypothesis import given, strategies
 from report_study import HOSTILE, content, full, hostile, measured, provenance, result, run, seeded, study
+from scipy import stats
 from zarr.storage import MemoryStore
 
 from embedstore.benchmarks import Benchmark, load_benchmark
 from embedstore.cli import main
 from embedstore.errors import NotAvailable, UnknownName
+from embedstore.metrics import ood_metrics
 from embedstore.records import Result
 from embedstore.report import cells, gather, write_report
 from embedstore.report.exports import COLUMNS, best, to_json
@@ -385,6 +387,25 @@ def test_a_real_report_is_what_the_document_says(tmp_path: Path) -> None:
     assert set(value["files"]) == found - {"mine.toml"}
 
 
+def test_every_metric_that_is_stored_is_in_a_cell() -> None:
+    rng = np.random.default_rng(0)
+    stored = ood_metrics(rng.normal(1, 1, 50), rng.normal(0, 1, 60))
+    (cell,) = json.loads(to_json(content([run("a", "knn", metrics={"cosine": {"far/test": stored}})])))["cells"]
+    assert {name: cell[name] for name in stored} == stored
+
+
+def test_r_squared_has_its_interval_in_the_json() -> None:
+    found = json.loads(to_json(content(study(5))))["correlations"]
+    for fit in found:
+        x, y = ([point[name] for point in fit["points"]] for name in ("id_accuracy", "auroc"))
+        # Of r, by another library; all of these rise, so that its squares are those of R².
+        low, high = stats.pearsonr(x, y).confidence_interval(0.95)
+        assert (fit["r_squared_low"], fit["r_squared_high"]) == pytest.approx((max(low, 0) ** 2, high**2), abs=1e-9)
+    assert len(found) == 12
+    few = json.loads(to_json(content(study(2))))["correlations"]
+    assert {fit["r_squared_low"] for fit in few} == {None}
+
+
 def test_a_model_in_the_json_has_its_whole_provenance() -> None:
     value = json.loads(to_json(content([result()], models={"a": provenance(), "b": None})))
     assert value["models"]["a"] == {**provenance().to_json(), "fingerprint": provenance().fingerprint()}
@@ -444,8 +465,9 @@ def test_a_benchmark_leaves_its_own_sets_and_says_what_is_missing(tmp_path: Path
     assert {cell.model for cell in found.cells} == {"model0", "model1"}
     assert found.groups == {"near": ("near/test",), "far": ("far/test",)}
     assert [absence.model for absence in found.absences] == ["a"]
-    (note,) = found.notes
-    assert ("near/test" in note.text, note.models) == (True, ("model0", "model1"))
+    near, far = found.notes
+    assert ("near/test" in near.text, near.models) == (True, ("a", "model0", "model1"))
+    assert ("far/test" in far.text, far.models) == (True, ("a",))
 
 
 def test_other_ood_sets_that_changed_do_not_make_a_benchmark_outdated(tmp_path: Path) -> None:
@@ -480,6 +502,15 @@ def test_a_name_that_nothing_has_is_an_error_that_lists_the_known(
         results.append(run("model1", "vim"))
     with pytest.raises(error, match=said):
         gather(filled(results), narrowing)
+
+
+def test_every_file_counts_as_progress(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    store, older = filled(scored(3)), filled([run("m0", "knn")])
+    done = write_report(store, tmp_path, other=older, progress=lambda more, total: told.append((more, total)))
+    assert sum(more for more, _ in told) == len(done.files) == 11
+    assert {total for _, total in told} == {11}
+    assert len(told) == 3 + 5, "after each of the figures, which are two files, and each of the others"
 
 
 # The folder and the command -------------------------------------------------------------------------------------------
@@ -559,6 +590,10 @@ def test_the_json_of_the_command_names_files_and_the_best(location: Path, tmp_pa
         assert row["auroc"] == pytest.approx(max(means.values()), abs=1e-12)
         assert (row["method"], row["score"]) == max(means, key=lambda key: means[key])
     assert [row["model"] for row in value["best"]] == ["model3", "model1"]
+    again = invoke("--store", location, "--out", tmp_path, "--json", "--models", "model3", "--models", "model1")
+    assert json.loads(again.stdout) == value
+    knn = invoke("--store", location, "--out", tmp_path, "--json", "--methods", "knn")
+    assert {row["method"] for row in json.loads(knn.stdout)["best"]} == {"knn"}
     assert "best method" in done.stderr
 
 

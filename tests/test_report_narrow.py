@@ -147,8 +147,19 @@ def test_provenance_says_when_a_split_was_extracted(fake_store: Path, tmp_path: 
     assert store.began(model, dataset, split) == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
     assert store.began(model, dataset, "nowhere") is None
     assert stored(study()).began("model0", "far", "test") is None
-    store.add_result(run(model, "knn", id_dataset=dataset, inputs={f"images/{dataset}/{split}": "1"}))
+    read = {f"images/{dataset}/{split}": store.images(model, dataset, split).fingerprint}
+    store.add_result(run(model, "knn", id_dataset=dataset, inputs=read))
     ((_, moments),) = (found := gather(store)).extracted.items()
     assert [moment.year for moment in moments] == [2023]
     row = next(row for row in provenance_rows(found) if row.model == model)
     assert dict(zip(PROVENANCE_COLUMNS, row.values, strict=True))["Extracted"] == "2023-11-14"
+
+
+def test_r_squared_survives_a_report_on_other_methods() -> None:
+    """Its x axis is the accuracy of knn, which need not be shown for that."""
+    store = stored(study())
+    whole, narrowed = gather(store), gather(store, Narrowing(methods=("plp", "mcm")))
+    expected = [fit for fit in whole.correlations if fit.method in ("plp", "mcm")]
+    assert list(narrowed.correlations) == expected
+    assert all(fit.r_squared is not None for fit in expected)
+    assert {cell.method for cell in narrowed.cells} == {"plp", "mcm"}

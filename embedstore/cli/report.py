@@ -27,13 +27,14 @@ _MOST_MODELS = 5  # that the terminal shows per OOD set
 @store_option
 @click.option("--out", required=True, metavar="DIR", help="Where report.html and the other files go.")
 @click.option("--title", help="The page's heading.")
-@click.option("--model", "models", multiple=True, metavar="MODEL", help="Only this model. Repeatable.")
+@click.option("--model", "--models", "models", multiple=True, metavar="MODEL", help="Only this model. Repeatable.")
 @click.option(
     "--method",
+    "--methods",
     "methods",
     multiple=True,
     metavar="METHOD",
-    help="Only this method. Repeatable. R² needs the accuracies of knn.",
+    help="Only this method. Repeatable.",
 )
 @click.option("--benchmark", metavar="NAME|FILE", help="Only the ID set and OOD sets of a benchmark or your TOML file.")
 @click.option(
@@ -77,9 +78,10 @@ def report(
     )
     other = None if compare is None else _other(compare)
     store = Store.open(location)
-    done = write_report(store, out, title=title, narrowing=narrowing, other=other)
-    table = best(done.content.cells)
     to = console.human(quiet=quiet, as_json=as_json)
+    with console.progress(to, "report", unit="files") as advance:
+        done = write_report(store, out, title=title, narrowing=narrowing, other=other, progress=advance)
+    table = best(done.content.cells)
     _print(to, table)
     for note in done.notes:
         to.print(f"note: {note}", soft_wrap=True, markup=False)

@@ -139,7 +139,7 @@ def compare(content: Content, store: Store, other: Store | datetime, narrowing: 
         moment = other if other.tzinfo else other.replace(tzinfo=UTC)
         before, after, option = f"{after} before {_date(moment)}", f"{after} now", moment.isoformat()
         old = _before(store, moment, narrowing)
-    rows = differences(means(cells(old)), means(content.cells))
+    rows = differences(means(cells(old)), content.means)
     return Comparison(before, after, option, tuple(rows))
 
 

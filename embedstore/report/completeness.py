@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from embedstore.errors import NotAvailable, StoreCorrupt, UnknownName
-from embedstore.records import FAILED, OK, PENDING, Result
+from embedstore.records import FAILED, OK, PENDING, Provenance, Result
+from embedstore.report.lacks import Lack, some
 from embedstore.report.summary import count
 from embedstore.store import Store
 
@@ -53,13 +54,36 @@ def states(store: Store, results: Iterable[Result]) -> list[State]:
         try:
             status = store.images(model, dataset, split).status
         except (UnknownName, NotAvailable):
-            continue  # a store of results alone, or embeddings that were removed: provenance says so
+            continue  # a store of results alone, as provenance says; or they were removed, as missing_states() does
         except StoreCorrupt as error:
             found.append(State(model, name, broken=str(error)))
             continue
         ok, failed, pending = (int(np.count_nonzero(np.equal(status, value))) for value in (OK, FAILED, PENDING))
         found.append(State(model, name, ok, failed, pending))
     return found
+
+
+def missing_states(
+    states: Iterable[State], results: Iterable[Result], models: Mapping[str, Provenance | None]
+) -> list[Lack]:
+    """Splits that results read and that cannot be counted, of models that the store knows: of others it knows none."""
+    counted = {(state.model, state.name) for state in states}
+    lost: dict[str, dict[str, set[str]]] = {}
+    for result in results:
+        for what in result.inputs:
+            name = what.removeprefix("images/")
+            known = models.get(result.model) is not None and (result.model, name) not in counted
+            if name != what and known:
+                lost.setdefault(result.id_dataset, {}).setdefault(result.model, set()).add(name)
+    by_split: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for id_dataset, by_model in lost.items():
+        for model, names in sorted(by_model.items()):
+            by_split.setdefault((id_dataset, tuple(sorted(names))), []).append(model)
+    why = "results are of embeddings that the store does not hold, or no longer"
+    return [
+        Lack(id_dataset, f"how many images of {some(names)} are embedded by {some(which)}", why)
+        for (id_dataset, names), which in by_split.items()
+    ]
 
 
 def state_rows(states: Sequence[State]) -> list[StateRow]:

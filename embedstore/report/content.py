@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,8 +14,9 @@ from embedstore.records import Provenance, Result
 from embedstore.report.choice import detectors
 from embedstore.report.completeness import State, states
 from embedstore.report.distributions import Curve, curves
-from embedstore.report.fits import Correlation, correlations
+from embedstore.report.fits import ACCURACY_METHOD, Correlation, correlations
 from embedstore.report.gallery import Gallery, galleries
+from embedstore.report.means import Mean, means
 from embedstore.report.narrow import EVERYTHING, Narrowing
 from embedstore.report.table import Absence, Cell, Note, absences, cells, in_use, notes, uncovered
 from embedstore.store import Store
@@ -78,6 +79,11 @@ class Content:
     states: tuple[State, ...] = ()
     extracted: Mapping[str, tuple[datetime, ...]] = field(default_factory=dict)
 
+    @cached_property
+    def means(self) -> tuple[Mean, ...]:
+        """The cells over their seeds, which most of what is written begins with."""
+        return tuple(means(self.cells))
+
     @property
     def datasets(self) -> list[str]:
         """The ID data sets that there is something to say about, sorted."""
@@ -97,8 +103,10 @@ def gather(store: Store, narrowing: Narrowing = EVERYTHING) -> Content:
     UnknownName
         If no result is of a model or method that it is narrowed to.
     """
-    stored = narrowing.apply(all_results(store))
-    now = _Now(store)
+    everything, now = all_results(store), _Now(store)
+    stored = narrowing.apply(everything)
+    # R² needs the accuracies of one method, whichever others the report is narrowed to.
+    voting = replace(narrowing, methods=(ACCURACY_METHOD,)).keep(everything) if narrowing.methods else []
     fresh = [result for result in stored if now.agrees(result)]
     outdated = uncovered([result for result in stored if not now.agrees(result)], by=fresh)
     used, table = in_use(fresh), cells(fresh)
@@ -110,7 +118,7 @@ def gather(store: Store, narrowing: Narrowing = EVERYTHING) -> Content:
         cells=tuple(table),
         absences=tuple(absences(fresh)),
         notes=(*notes(used), *narrowing.notes(used)),
-        correlations=tuple(correlations(table)),
+        correlations=tuple(correlations(table, cells(result for result in voting if now.agrees(result)))),
         results=tuple(used),
         outdated=len(outdated),
         superseded=len(stored) - len(used) - len(outdated),

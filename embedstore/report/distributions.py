@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.errors import NotAvailable, StoreCorrupt
 from embedstore.metrics import auroc
 from embedstore.records import Result
 from embedstore.report.choice import MOST_METHODS, Detector
@@ -65,12 +66,33 @@ def curves(detectors: Iterable[Sequence[Detector]]) -> list[Curve]:
     return [curve for chosen in detectors for detector in chosen[:MOST_METHODS] for curve in _of(detector)]
 
 
-def scores_of(detector: Detector, ood: str, split: str) -> Float64:
-    """(N,) scores of all rows of ``split``, from the result that was tested against ``ood``; empty if not stored."""
-    try:
-        return np.asarray(detector.results[ood].scores[f"{detector.score}/{split}"], dtype=np.float64)
-    except KeyError:
-        return np.empty(0)
+def scores_against(detector: Detector, ood: str) -> tuple[Float64, Float64]:
+    """(N,) scores of all rows of the ID test split and (M,) of all rows of an OOD set, NaN where an image has none.
+
+    Both are of the result that was tested against that set; either has a score at least.
+
+    Raises
+    ------
+    NotAvailable
+        There are none; the message says why, and what to do about it.
+    """
+    result, found = detector.results[ood], []
+    for split in (tested_split(result), ood):
+        try:
+            scores = np.asarray(result.scores[f"{detector.score}/{split}"], dtype=np.float64)
+        except KeyError as error:
+            raise NotAvailable(
+                "the results hold no scores of single images; `embedstore probe --recompute` stores them"
+            ) from error
+        except StoreCorrupt as error:
+            # What that error advises is to embed the images again, which would be of no help here.
+            raise NotAvailable(
+                "the stored scores are damaged; `embedstore probe --recompute` computes them again"
+            ) from error
+        if np.isnan(scores).all():
+            raise NotAvailable(f"no image of {split} has a score")
+        found.append(scores)
+    return found[0], found[1]
 
 
 def tested_split(result: Result) -> str:
@@ -80,10 +102,11 @@ def tested_split(result: Result) -> str:
 
 def _of(detector: Detector) -> Iterator[Curve]:
     for ood in sorted(detector.results):
-        s_id = _known(scores_of(detector, ood, tested_split(detector.results[ood])))
-        s_ood = _known(scores_of(detector, ood, ood))
-        if len(s_id) and len(s_ood):
-            yield _curve(detector, ood, s_id, s_ood)
+        try:
+            s_id, s_ood = scores_against(detector, ood)
+        except NotAvailable:
+            continue  # which the page says, from the same words: missing_scores() asks again for what is not drawn
+        yield _curve(detector, ood, _known(s_id), _known(s_ood))
 
 
 def _known(scores: Float64) -> Float64:

@@ -93,7 +93,16 @@ def _field(value: str | float | None) -> str:
 
 
 def _correlation(fit: Correlation) -> dict[str, Any]:
-    value = asdict(fit)
-    points = value.pop("points")
-    del value["label"]
-    return {**value, "n": len(points), "points": points}
+    names = ("id_dataset", "ood", "method", "variant", "score", "templates")
+    low, high = fit.interval or (None, None)
+    return {
+        **{name: getattr(fit, name) for name in names},
+        "r_squared": fit.r_squared,
+        "r_squared_low": low,
+        "r_squared_high": high,
+        "slope": fit.slope,
+        "intercept": fit.intercept,
+        "reason": fit.reason,
+        "n": len(fit.points),
+        "points": [asdict(point) for point in fit.points],
+    }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embedstore.report.commands import dataset_label
+from embedstore.report.lacks import Lack, some
 from embedstore.report.names import label, named, options, row_order
 from embedstore.report.plots import Drawing, View, drawing, plain
-from embedstore.report.summary import count, percent
+from embedstore.report.summary import count, listing, percent
 from embedstore.report.table import Cell
 
 ALL = "all"
+_WHAT = "accuracy and AUROC against the number of training images a class"
 
 _Family = tuple[str, str, str]  # method, variant without its shots, template set ("" where none is read)
 
@@ -40,6 +43,11 @@ class Line:
     accuracy: Mapping[str, Value]
     auroc: Mapping[str, Value]
 
+    @property
+    def drawn(self) -> bool:
+        """Whether there are two numbers of shots to draw a line through."""
+        return len(self.auroc) > 1 or len(self.accuracy) > 1
+
 
 @dataclass(frozen=True)
 class FewShot:
@@ -56,29 +64,30 @@ class FewShot:
     seeds: int
 
 
-def few_shot(cells: Iterable[Cell]) -> list[FewShot]:
-    """One per ID set with results of several numbers of shots."""
+def few_shot(cells: Iterable[Cell]) -> tuple[list[FewShot], list[Lack]]:
+    """One per ID set with results of several numbers of shots; and what is left out of each, and why."""
     cells = list(cells)
-    found = []
+    found, lacks = [], list[Lack]()
     for number, name in enumerate(sorted({cell.id_dataset for cell in cells})):
         here = [cell for cell in cells if cell.id_dataset == name]
         families = {_family(cell) for cell in here if "shots" in options(cell.variant)}
         here = [cell for cell in here if _family(cell) in families]
         oods = {cell.ood for cell in here}
-        by_model = {model: lines([cell for cell in here if cell.model == model], oods) for model in _in_order(here)}
+        by_family = {model: _lines([cell for cell in here if cell.model == model], oods) for model in _in_order(here)}
+        by_model = {model: [line for line in known.values() if line.drawn] for model, known in by_family.items()}
         by_model = {model: drawn for model, drawn in by_model.items() if drawn}
         if by_model:
             found.append(_section(f"shots-{number}", name, by_model, len(oods)))
-    return found
+        lacks += _lacks(name, here, by_family)
+    return found, lacks
 
 
-def lines(cells: Sequence[Cell], oods: Iterable[str]) -> list[Line]:
-    """The methods of one model with at least two numbers of shots, in reading order; of each its best score."""
+def _lines(cells: Sequence[Cell], oods: Iterable[str]) -> dict[_Family, Line]:
+    """The methods of one model in reading order, of each its best score."""
     wanted = set(oods)
     groups: dict[tuple[_Family, str], dict[str, dict[int | None, dict[str, Cell]]]] = {}
     for cell in cells:
-        shots = options(cell.variant).get("shots", ALL)
-        by_seed = groups.setdefault((_family(cell), cell.score), {}).setdefault(shots, {})
+        by_seed = groups.setdefault((_family(cell), cell.score), {}).setdefault(_shots(cell), {})
         by_seed.setdefault(cell.seed, {})[cell.ood] = cell
     found: dict[_Family, dict[str, Line]] = {}
     for (family, score), by_shots in groups.items():
@@ -89,8 +98,50 @@ def lines(cells: Sequence[Cell], oods: Iterable[str]) -> list[Line]:
             auroc[shots] = _value([_mean([cell.auroc for cell in group]) for group in whole])
         line = Line(_label(family, score, cells), _known(accuracy), _known(auroc))
         found.setdefault(family, {})[score] = line
-    best = [max(by_score.values(), key=_total) for _, by_score in sorted(found.items(), key=_place)]
-    return [line for line in best if len(line.auroc) > 1 or len(line.accuracy) > 1]
+    return {family: max(by_score.values(), key=_total) for family, by_score in sorted(found.items(), key=_place)}
+
+
+def _lacks(id_dataset: str, here: Sequence[Cell], by_family: Mapping[str, Mapping[_Family, Line]]) -> Iterable[Lack]:
+    """Of methods that were trained on some images of each class: what of them is not drawn."""
+    if not here:
+        yield Lack(
+            id_dataset,
+            _WHAT,
+            "no method in this report was trained on some images of each class only; `embedstore probe --shots N` adds "
+            "that, with --shots once for each number",
+        )
+        return
+    groups: dict[tuple[str, _Family], list[Cell]] = {}
+    for cell in here:
+        groups.setdefault((cell.model, _family(cell)), []).append(cell)
+    reasons: dict[str, list[str]] = {}
+    for (model, family), cells in groups.items():
+        for why in _why_not(cells, by_family[model][family], {cell.ood for cell in here}):
+            reasons.setdefault(why, []).append(f"{_label(family, '', here)} of {model}")
+    everything = len(reasons) == 1 and not any(line.drawn for known in by_family.values() for line in known.values())
+    for why, which in reasons.items():
+        yield Lack(id_dataset, _WHAT + ("" if everything else f", for {some(which)}"), why)
+
+
+def _why_not(cells: Sequence[Cell], line: Line, oods: Collection[str]) -> Iterable[str]:
+    """Of one method of one model: why there is no line, or a number of training images has no place on it."""
+    numbers = sorted({_shots(cell) for cell in cells}, key=_size)
+    if len(numbers) == 1:
+        images = "all of them" if numbers == [ALL] else numbers[0]
+        yield f"there is one number of training images a class only, {images}; `embedstore probe --shots N` adds others"
+        return
+    for number in numbers:
+        if number not in line.accuracy and number not in line.auroc:
+            images = "all training images" if number == ALL else f"{number} training images a class"
+            lacking = sorted(set(oods) - {cell.ood for cell in cells if _shots(cell) == number})
+            if lacking:
+                yield f"with {images} there are no results against {listing(map(dataset_label, lacking))}"
+            else:
+                yield f"with {images} no seed has an ID accuracy or an AUROC on all OOD sets"
+
+
+def _shots(cell: Cell) -> str:
+    return options(cell.variant).get("shots", ALL)
 
 
 def _known(values: Mapping[str, Value | None]) -> dict[str, Value]:

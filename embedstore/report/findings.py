@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from embedstore.errors import NotAvailable
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
-from embedstore.report.means import Interval, Mean, means, over_groups
+from embedstore.report.means import Interval, Mean, over_groups
 from embedstore.report.names import by_group
 from embedstore.report.runner_up import Lead, Scores, runner_up
 from embedstore.report.summary import auroc, count, leaders, once, percent, supervised, whole
@@ -49,7 +49,7 @@ def findings(content: Content) -> list[Findings]:
     """One per ID data set with an AUROC. Reads per-image scores, of the best row and its runner-up for each OOD set."""
     scores = Scores(content.results)
     found = []
-    averaged = [mean for mean in once(means(content.cells)) if mean.auroc is not None]
+    averaged = [mean for mean in once(content.means) if mean.auroc is not None]
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
         columns = [

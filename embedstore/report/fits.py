@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from embedstore.correlation import fit_line
+from embedstore.correlation import Interval, Line, fit_line
 from embedstore.errors import NotAvailable
 from embedstore.report.means import Mean, means
 from embedstore.report.names import options, row_order
@@ -31,7 +31,7 @@ class Correlation:
     """The least-squares line through the models, for one ID set, OOD set, method, variant, score and template set.
 
     ``templates`` is None where the method reads no prompts; ``label`` is the name of its table row, ``"knn · cosine"``.
-    ``r_squared``, ``slope`` and ``intercept`` are None where there is no such line; ``reason`` then says why.
+    ``line`` is None where there is no such line, and with it all that it says; ``reason`` then says why.
     """
 
     id_dataset: str
@@ -42,13 +42,31 @@ class Correlation:
     templates: str | None
     label: str
     points: tuple[Point, ...]
-    r_squared: float | None = None
-    slope: float | None = None
-    intercept: float | None = None
+    line: Line | None = None
     reason: str | None = None
 
+    @property
+    def r_squared(self) -> float | None:
+        """The fraction of the AUROC's variance that the line explains, in [0, 1]."""
+        return None if self.line is None else self.line.r_squared
 
-def correlations(cells: Iterable[Cell]) -> list[Correlation]:
+    @property
+    def interval(self) -> Interval | None:
+        """That of R², 95 %."""
+        return None if self.line is None else self.line.r_squared_interval()
+
+    @property
+    def slope(self) -> float | None:
+        """AUROC per ID accuracy."""
+        return None if self.line is None else self.line.slope
+
+    @property
+    def intercept(self) -> float | None:
+        """AUROC at an ID accuracy of 0."""
+        return None if self.line is None else self.line.intercept
+
+
+def correlations(cells: Iterable[Cell], voters: Iterable[Cell] = ()) -> list[Correlation]:
     """R² of ID accuracy against AUROC over the models, in reading order. Each point is the mean over the seeds.
 
     Parameters
@@ -56,9 +74,11 @@ def correlations(cells: Iterable[Cell]) -> list[Correlation]:
     cells : iterable of Cell
         At most one per model, ID set, method, variant, score, OOD set, seed and template set, as
         :func:`embedstore.report.cells` returns them.
+    voters : iterable of Cell, optional
+        Further ones, to take 20-NN accuracies from.
     """
     averaged = means(cells)
-    accuracy = _accuracies(averaged)
+    accuracy = _accuracies(means(voters)) | _accuracies(averaged)
     groups: dict[tuple[str | None, ...], list[Mean]] = {}
     for mean in averaged:
         key = (mean.id_dataset, mean.ood, mean.method, mean.variant, mean.score, mean.templates)
@@ -94,7 +114,7 @@ def _fit(group: list[Mean], accuracy: dict[tuple[str, str], float]) -> Correlati
         line = fit_line([point.id_accuracy for point in points], [point.auroc for point in points])
     except NotAvailable as error:
         return Correlation(*named, reason=_reason(str(error), group, len(points)))
-    return Correlation(*named, r_squared=line.r_squared, slope=line.slope, intercept=line.intercept)
+    return Correlation(*named, line=line)
 
 
 def _reason(message: str, group: list[Mean], points: int) -> str:

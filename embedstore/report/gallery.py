@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import EmbedstoreError, ImageError
+from embedstore.errors import EmbedstoreError, ImageError, NotAvailable, StoreCorrupt
 from embedstore.records import Rows
 from embedstore.report.choice import Detector
-from embedstore.report.distributions import scores_of, tested_split
+from embedstore.report.distributions import scores_against, tested_split
+from embedstore.report.lacks import Lack
+from embedstore.report.separation import missing_scores
+from embedstore.report.table import Cell
 from embedstore.sources import Source, decode, open_source
 from embedstore.store import Split, Store
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 EACH = 8
 SIDE = 96  # pixels
 _QUALITY = 80  # even of noise, the 144 thumbnails of two detectors and eight OOD sets are less than 2 MB as text
+
+_NO_ROWS = "The store does not hold the row list, so that the images have no names."
 
 Float64 = npt.NDArray[np.float64]
 
@@ -80,8 +85,7 @@ def galleries(store: Store, detectors: Mapping[str, Sequence[Detector]]) -> list
     readers: dict[str, _Reader] = {}
     found = []
     for id_dataset, ranked in detectors.items():
-        free = next((detector for detector in ranked if detector.label_free), None)
-        chosen = list({one.label: one for one in (free, *ranked[:1]) if one is not None}.values())
+        chosen = _chosen(ranked)
         strips = [_strips(store, detector, readers) for detector in chosen]
         own = tuple(strip for strip, _ in strips if strip is not None)
         oods = sorted({strip.split for _, others in strips for strip in others})
@@ -91,16 +95,37 @@ def galleries(store: Store, detectors: Mapping[str, Sequence[Detector]]) -> list
     return found
 
 
+def missing_galleries(
+    detectors: Mapping[str, Sequence[Detector]], cells: Iterable[Cell], galleries: Iterable[Gallery]
+) -> list[Lack]:
+    """Why there are no images of an ID set, or none of a detector or an OOD set."""
+    shown = {
+        (part.id_dataset, strip.label, ood)
+        for part in galleries
+        for ood, strips in part.others.items()
+        for strip in strips
+    }
+    chosen = {name: _chosen(ranked) for name, ranked in detectors.items()}
+    return missing_scores("the images that fool a detector", chosen, cells, shown)
+
+
+def _chosen(ranked: Sequence[Detector]) -> list[Detector]:
+    """The best without labels, and the best, which may be the same."""
+    free = next((detector for detector in ranked if detector.label_free), None)
+    return list({one.label: one for one in (free, *ranked[:1]) if one is not None}.values())
+
+
 def _strips(store: Store, detector: Detector, readers: dict[str, _Reader]) -> tuple[Strip | None, list[Strip]]:
     """The ID images, against all OOD images together, and the OOD images of each set."""
-    name = tested_split(next(iter(detector.results.values())))
-    own, others, every = np.empty(0), [], []
+    own, others, every, name = np.empty(0), [], [], ""
     for ood in sorted(detector.results):
-        s_id, s_ood = scores_of(detector, ood, name), scores_of(detector, ood, ood)
-        if not np.isnan(s_id).all() and not np.isnan(s_ood).all():
-            own = s_id
-            every.append(s_ood[~np.isnan(s_ood)])
-            others.append(_strip(_reader(store, ood, readers), detector.label, s_ood, s_id[~np.isnan(s_id)]))
+        try:
+            own, s_ood = scores_against(detector, ood)
+        except NotAvailable:
+            continue  # missing_galleries() says so
+        name = tested_split(detector.results[ood])
+        every.append(s_ood[~np.isnan(s_ood)])
+        others.append(_strip(_reader(store, ood, readers), detector.label, s_ood, own[~np.isnan(own)]))
     if not every:
         return None, []
     # Negated, the ID images that look OOD are those with the highest scores too.
@@ -116,7 +141,7 @@ def _strip(reader: _Reader, label: str, scores: Float64, rivals: Float64) -> Str
     order = np.argsort(np.where(np.isnan(scores), -np.inf, scores), kind="stable")[::-1]
     rows = [int(row) for row in order[:EACH] if not np.isnan(scores[row])]
     if reader.split is None or len(reader.split) < len(scores):
-        return Strip(reader.name, label, (), "The store does not hold the row list, so that the images have no names.")
+        return Strip(reader.name, label, (), reader.reason or _NO_ROWS)
     pictures = tuple(
         Picture(
             key=str(reader.split.keys[row]),
@@ -135,9 +160,9 @@ class _Reader:
     Attributes
     ----------
     split : Split or None
-        None where the store does not know it.
+        None where the store does not know it, or cannot read it.
     reason : str
-        Why an image could not be read; the last reason, empty where all could.
+        Why the row list or an image could not be read; the last reason, empty where all could.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -145,7 +170,12 @@ class _Reader:
         dataset, _, split = name.partition("/")
         self.split: Split | None = None
         if split in store.datasets().get(dataset, ()):
-            self.split = store.rows(dataset, split)
+            rows = store.rows(dataset, split)
+            try:
+                rows.keys, rows.labels  # noqa: B018 - both are read when first asked for
+                self.split = rows
+            except StoreCorrupt as error:
+                self.reason = f"The row list is damaged, so that the images have no names: {error}."
         self._opened: tuple[Source, Rows] | None = None
         self._gone = False
 

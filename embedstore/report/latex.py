@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
-from embedstore.report.means import Mean, means, over_seeds
+from embedstore.report.means import Mean, over_seeds
 from embedstore.report.names import DEFAULT_METRICS
 from embedstore.report.summary import DASH, percent
 
@@ -55,7 +55,7 @@ def to_latex(content: Content) -> str:
     head = (
         f"% Written by embedstore {escape(content.version)}. Needs \\usepackage{{booktabs}}; then \\input{{tables}}.\n"
     )
-    averaged = means(content.cells)
+    averaged = content.means
     sets = sorted({mean.id_dataset for mean in averaged})
     tables = [text for name in sets for text in _tables(name, [m for m in averaged if m.id_dataset == name], content)]
     return "\n".join([head, *tables] if tables else [head, "% There are no figures to print.\n"])

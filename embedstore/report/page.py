@@ -77,7 +77,7 @@ def default_title(datasets: list[str]) -> str:
 
 def script_json(value: object) -> str:
     """JSON that can stand inside a script element: nothing in it can end the element or open a comment."""
-    text = json.dumps(value, allow_nan=False)
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.correlation import correlate
 from embedstore.report.commands import dataset_label
 from embedstore.report.fits import MIN_MODELS, Correlation
 
@@ -22,6 +21,7 @@ from embedstore.report.fits import MIN_MODELS, Correlation
 DEFAULT_LABEL = "knn · cosine"
 
 _BAND = 15  # places at which the band's edges, which are curved, are computed
+_DECIMALS = 4  # of a percent: all that can be seen, and a page has tens of thousands of numbers
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,16 @@ def first_label(panels: Sequence[Panel]) -> str:
 def _view(fit: Correlation) -> View:
     if len(fit.points) < MIN_MODELS:
         return View("not available", fit.reason or "", None)
-    if fit.r_squared is None:
+    if fit.line is None or fit.interval is None:
         return View("no R²", _described(fit, fit.reason or "no R²"), _figure(fit, None))
     x = [point.id_accuracy for point in fit.points]
-    whole = correlate(x, [point.auroc for point in fit.points])
-    low, high = whole.interval
-    falls = ", falling" if whole.slope < 0 else ""
-    caption = f"R² {fit.r_squared:.2f} ({low:.2f}–{high:.2f}){falls}"
+    low, high = fit.interval
+    falls = ", falling" if fit.line.slope < 0 else ""
+    caption = f"R² {fit.line.r_squared:.2f} ({low:.2f}–{high:.2f}){falls}"
     at = np.linspace(min(x), max(x), _BAND)
-    band = [100 * np.concatenate((at, at[::-1])), 100 * np.concatenate((whole.band(at)[0], whole.band(at)[1][::-1]))]
-    return View(caption, _described(fit, f"{caption}, with its 95 % interval"), _figure(fit, np.stack(band, axis=1)))
+    below, above = fit.line.band(at)
+    band = 100 * np.stack((np.append(at, at[::-1]), np.append(below, above[::-1])), axis=1)
+    return View(caption, _described(fit, f"{caption}, with its 95 % interval"), _figure(fit, band))
 
 
 def _described(fit: Correlation, finding: str) -> str:
@@ -135,12 +135,12 @@ def _figure(fit: Correlation, band: npt.NDArray[np.float64] | None) -> dict[str,
     """``band`` is the (M, 2) outline of where the true line lies, in percent."""
     from plotly import graph_objects as go
 
-    x = [100 * point.id_accuracy for point in fit.points]
-    y = [100 * point.auroc for point in fit.points]
+    x = [_percent(point.id_accuracy) for point in fit.points]
+    y = [_percent(point.auroc) for point in fit.points]
     figure = []
-    if fit.slope is not None and fit.intercept is not None:
+    if fit.line is not None:
         ends = [min(x), max(x)]
-        line = [100 * fit.intercept + fit.slope * end for end in ends]
+        line = [_percent(fit.line.intercept + fit.line.slope * end / 100) for end in ends]
         figure.append(go.Scatter(x=ends, y=line, mode="lines", hoverinfo="skip", name="least squares", meta="fit"))
     figure.append(
         go.Scatter(
@@ -162,6 +162,10 @@ def _figure(fit: Correlation, band: npt.NDArray[np.float64] | None) -> dict[str,
         shapes=[] if band is None else [{"type": "path", "path": _path(band), "layer": "below", "line": {"width": 0}}],
     )
     return {"data": [trace.to_plotly_json() for trace in figure], "layout": layout.to_plotly_json()}
+
+
+def _percent(fraction: float) -> float:
+    return round(100 * fraction, _DECIMALS)
 
 
 def _path(outline: npt.NDArray[np.float64]) -> str:

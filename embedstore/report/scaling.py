@@ -9,13 +9,16 @@ from statistics import fmean
 from typing import Any
 
 from embedstore.records import Provenance
+from embedstore.report.commands import dataset_label
+from embedstore.report.lacks import NO_AUROC, Lack, some
 from embedstore.report.means import Mean, means
 from embedstore.report.plots import DEFAULT_LABEL, Drawing, View, drawing, plain
-from embedstore.report.summary import DASH, count, percent
+from embedstore.report.summary import DASH, count, listing, percent
 from embedstore.report.table import Cell
 
 FEWEST_MODELS = 2
 _MOST_TICKS = 6  # that a panel has room for
+_SIZE = "against the size and cost of the models"
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,81 @@ class Scaling:
     costs: tuple[Cost, ...]
 
 
-def scaling(cells: Iterable[Cell], models: Mapping[str, Provenance | None]) -> list[Scaling]:
-    """One per ID set with at least two models whose size or cost is known."""
+def scaling(cells: Iterable[Cell], models: Mapping[str, Provenance | None]) -> tuple[list[Scaling], list[Lack]]:
+    """One per ID set with at least two models whose size or cost is known; and what is left out of each, and why."""
     averaged = means(cells)
-    found = []
+    found, lacks = [], list[Lack]()
     for number, name in enumerate(sorted({mean.id_dataset for mean in averaged})):
-        here = [mean for mean in averaged if mean.id_dataset == name and mean.auroc is not None]
-        drawn = _row(here)
+        here = [mean for mean in averaged if mean.id_dataset == name]
+        drawn = _row([mean for mean in here if mean.auroc is not None])
         costs = [_cost(model, models.get(model), those) for model, those in _by_model(drawn).items()]
         panels = _panels(name, costs)
         if panels:
             oods = len({mean.ood for mean in drawn})
             whole = drawing(f"cost-{number}", "", panels)
             found.append(Scaling(name, drawn[0].label, drawn[0].classifier, oods, whole, tuple(costs)))
-    return found
+        lacks += _lacks(name, here, drawn, costs, models)
+    return found, lacks
+
+
+def _lacks(
+    id_dataset: str,
+    here: Sequence[Mean],
+    drawn: Sequence[Mean],
+    costs: Sequence[Cost],
+    models: Mapping[str, Provenance | None],
+) -> Iterable[Lack]:
+    everyone = sorted({mean.model for mean in here})
+    what = f"accuracy and AUROC {_SIZE}"
+    if not drawn:
+        yield Lack(id_dataset, what, NO_AUROC)
+    elif len(everyone) < FEWEST_MODELS:
+        one = f"there is one model, {everyone[0]}, and it takes two"
+        yield Lack(id_dataset, what, f"{one}; `embedstore extract --model` embeds with another")
+    else:
+        reasons = [*_untested(everyone, drawn, costs), *_unrecorded(costs, models)]
+        if _pairs(costs):
+            yield from (Lack(id_dataset, f"{what}, for {some(which)}", why) for which, why in reasons)
+            yield from _no_accuracy(id_dataset, drawn, costs)
+        else:
+            said = "; ".join(f"of {some(which)} {why}" for which, why in reasons)
+            yield Lack(id_dataset, what, f"it takes two models, and {said}")
+
+
+def _untested(everyone: Iterable[str], drawn: Sequence[Mean], costs: Iterable[Cost]) -> Iterable[tuple[list[str], str]]:
+    """Models without the score on some OOD set, and what they lack."""
+    compared = {cost.model for cost in costs}
+    by_lack: dict[tuple[str, ...], list[str]] = {}
+    for model in everyone:
+        if model not in compared:
+            lacking = {mean.ood for mean in drawn} - {mean.ood for mean in drawn if mean.model == model}
+            by_lack.setdefault(tuple(sorted(lacking)), []).append(model)
+    for oods, which in by_lack.items():
+        yield which, f"there is no AUROC of {drawn[0].label} against {listing(map(dataset_label, oods))}"
+
+
+def _unrecorded(costs: Iterable[Cost], models: Mapping[str, Provenance | None]) -> Iterable[tuple[list[str], str]]:
+    """Models of which parameters or operations are not known, and why."""
+    by_lack: dict[tuple[bool, str], list[str]] = {}
+    for cost in costs:
+        known = {"parameters": cost.parameters, "GFLOPs": cost.gflops}
+        lacking = " or ".join(name for name, value in known.items() if value is None)
+        if lacking:
+            by_lack.setdefault((models.get(cost.model) is None, lacking), []).append(cost.model)
+    for (elsewhere, lacking), which in by_lack.items():
+        if elsewhere:
+            yield which, "the store holds results alone, without the provenance that has their size"
+        else:
+            advice = "`embedstore extract` into a new store records them"
+            yield which, f"no {lacking} are recorded, as by early versions; {advice}"
+
+
+def _no_accuracy(id_dataset: str, drawn: Sequence[Mean], costs: Sequence[Cost]) -> Iterable[Lack]:
+    without = [cost.model for cost in costs if cost.accuracy is None]
+    if without:
+        which = f", for {some(without)}" if any(y == "accuracy" for _, y in _pairs(costs)) else ""
+        why = f"{drawn[0].classifier} has no ID accuracy there, which takes labels of the ID images"
+        yield Lack(id_dataset, f"ID accuracy {_SIZE}{which}", why)
 
 
 def _row(here: Sequence[Mean]) -> list[Mean]:
@@ -92,19 +156,30 @@ def _cost(model: str, made: Provenance | None, those: Sequence[Mean]) -> Cost:
     return Cost(model, parameters, gflops, those[0].id_accuracy, auroc)
 
 
-def _panels(id_dataset: str, costs: Sequence[Cost]) -> dict[str, dict[str, View]]:
-    """A panel for each pair of quantities that two models have."""
-    across = {"parameters": "parameters (millions)", "gflops": "GFLOPs an image"}
-    up = {"accuracy": "ID accuracy", "auroc": "AUROC"}
-    panels = {}
-    for x, x_title in across.items():
-        for y, y_title in up.items():
+_ACROSS = {"parameters": "parameters (millions)", "gflops": "GFLOPs an image"}
+_UP = {"accuracy": "ID accuracy", "auroc": "AUROC"}
+
+
+def _pairs(costs: Sequence[Cost]) -> dict[tuple[str, str], list[tuple[str, float, float]]]:
+    """Points by the two quantities, those that two models have."""
+    found = {}
+    for x in _ACROSS:
+        for y in _UP:
             points = [(cost.model, getattr(cost, x), getattr(cost, y)) for cost in costs]
             known = [point for point in points if point[1] is not None and point[2] is not None]
             if len(known) >= FEWEST_MODELS:
-                title = f"{y_title} against {'size' if x == 'parameters' else 'cost'}"
-                panels[title] = {"": _view(id_dataset, known, x_title, y_title)}
-    return panels
+                found[x, y] = known
+    return found
+
+
+def _panels(id_dataset: str, costs: Sequence[Cost]) -> dict[str, dict[str, View]]:
+    """A panel for each pair of quantities that two models have."""
+    return {
+        f"{_UP[y]} against {'size' if x == 'parameters' else 'cost'}": {
+            "": _view(id_dataset, points, _ACROSS[x], _UP[y])
+        }
+        for (x, y), points in _pairs(costs).items()
+    }
 
 
 def _view(id_dataset: str, points: Sequence[tuple[str, float, float]], across: str, up: str) -> View:

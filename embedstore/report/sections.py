@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from embedstore.report.choice import detectors
 from embedstore.report.commands import dataset_label
+from embedstore.report.completeness import missing_states
 from embedstore.report.content import Content
 from embedstore.report.few_shot import FewShot, few_shot
+from embedstore.report.gallery import missing_galleries
+from embedstore.report.lacks import Lack, told
 from embedstore.report.plots import Drawing, drawing, first_label, panels
 from embedstore.report.scaling import Scaling, scaling
-from embedstore.report.separation import Separation, separations
+from embedstore.report.separation import Separation, missing_curves, separations
 from embedstore.report.views import FitTable, PointTable, fit_table, point_tables
 from embedstore.report.weak_spots import WeakSpots, weak_spots
 
@@ -28,7 +32,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Sections:
-    """Each by ID set; empty where there is nothing to show, and then ``missing`` says why, a sentence each."""
+    """Each by ID set, where there is something to show; ``missing`` says in sentences what is not shown, and why."""
 
     relations: tuple[Relation, ...]
     separations: tuple[Separation, ...]
@@ -47,38 +51,39 @@ class Sections:
 
 def sections(content: Content) -> Sections:
     """All that the page shows between its main table and its notes."""
-    found = Sections(
-        relations=tuple(_relation(number, name, content) for number, name in enumerate(content.datasets)),
+    chosen = detectors(content.cells, content.results)
+    scalings, no_scalings = scaling(content.cells, content.models)
+    few_shots, no_few_shots = few_shot(content.cells)
+    spots, no_spots = weak_spots(content.results)
+    lacks = [
+        *_barren(content),
+        *missing_states(content.states, content.results, content.models),
+        *missing_curves(chosen, content.cells, content.curves),
+        *missing_galleries(chosen, content.cells, content.galleries),
+        *no_scalings,
+        *no_few_shots,
+        *no_spots,
+    ]
+    return Sections(
+        relations=tuple(_relation(number, name, content) for number, name in enumerate(_fitted(content))),
         separations=tuple(separations(content.curves)),
-        scalings=tuple(scaling(content.cells, content.models)),
-        few_shots=tuple(few_shot(content.cells)),
-        weak_spots=tuple(weak_spots(content.results)),
+        scalings=tuple(scalings),
+        few_shots=tuple(few_shots),
+        weak_spots=tuple(spots),
+        # Without a single number the summary says why, and that holds for everything.
+        missing=tuple(told(lacks, content.datasets)) if content.cells else (),
     )
-    # Without a single number the summary says why, and that holds for everything.
-    return replace(found, missing=tuple(_missing(found))) if content.cells else found
 
 
-def _missing(found: Sections) -> Iterable[str]:
-    if not found.separations:
-        yield (
-            "ROC curves, histograms of scores, and the images that fool a detector: the results hold no scores of "
-            "single images."
-        )
-    if not found.scalings:
-        yield (
-            "Accuracy and AUROC against the size of the models: it takes two models whose parameters or operations are "
-            "recorded, and extraction by early versions recorded none."
-        )
-    if not found.few_shots:
-        yield (
-            "Accuracy and AUROC against the number of labels: no method was probed with several numbers of training "
-            "images a class (the option shots of probe)."
-        )
-    if not found.weak_spots:
-        yield (
-            "Classes that fail: no result has an accuracy by class. It takes labels of the ID test images, and a probe "
-            "by this version."
-        )
+def _barren(content: Content) -> Iterable[Lack]:
+    """ID sets for which no method could run: one sentence is enough for all sections."""
+    for name in sorted(set(content.datasets) - {cell.id_dataset for cell in content.cells}):
+        yield Lack(name, "everything but the table", "no method could run, for the reasons above")
+
+
+def _fitted(content: Content) -> list[str]:
+    """ID sets of which the R² section has something to say, if only why there is no R²."""
+    return sorted({fit.id_dataset for fit in content.correlations})
 
 
 def _relation(number: int, id_dataset: str, content: Content) -> Relation:

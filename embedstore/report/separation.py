@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embedstore.errors import NotAvailable
+from embedstore.report.choice import MOST_METHODS, Detector
 from embedstore.report.commands import dataset_label
-from embedstore.report.distributions import ACCEPTED_AT, Curve
+from embedstore.report.distributions import ACCEPTED_AT, Curve, scores_against
+from embedstore.report.lacks import NO_AUROC, Lack, some
+from embedstore.report.means import Mean, means
 from embedstore.report.plots import Drawing, View, drawing, side_by_side
-from embedstore.report.summary import count, percent
+from embedstore.report.summary import count, listing, percent
+from embedstore.report.table import Cell
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,80 @@ def separations(curves: Sequence[Curve]) -> list[Separation]:
         _separation(f"separation-{number}", [curve for curve in curves if curve.id_dataset == name])
         for number, name in enumerate(names)
     ]
+
+
+def missing_curves(
+    detectors: Mapping[str, Sequence[Detector]], cells: Iterable[Cell], curves: Iterable[Curve]
+) -> list[Lack]:
+    """Why there are no curves of an ID set, or none of a method or an OOD set; of methods beyond the eighth nothing."""
+    chosen = {name: ranked[:MOST_METHODS] for name, ranked in detectors.items()}
+    shown = {(curve.id_dataset, curve.label, curve.ood) for curve in curves}
+    return missing_scores("ROC curves and histograms of scores", chosen, cells, shown)
+
+
+def missing_scores(
+    what: str,
+    chosen: Mapping[str, Sequence[Detector]],
+    cells: Iterable[Cell],
+    shown: Collection[tuple[str, str, str]],
+) -> list[Lack]:
+    """Why `what` is not shown of an ID set, a detector or an OOD set.
+
+    Only scores of what is not there are read again: a report should not carry reasons about when there are none.
+
+    Parameters
+    ----------
+    chosen
+        By ID set the detectors that should be shown against every OOD set of it.
+    shown
+        What is: ID set, label of the detector, and OOD set.
+    """
+    averaged, lacks = means(cells), []
+    for name in sorted({mean.id_dataset for mean in averaged}):
+        here = [mean for mean in averaged if mean.id_dataset == name]
+        if name not in chosen:
+            lacks.append(Lack(name, what, NO_AUROC))
+            continue
+        oods = sorted({mean.ood for mean in here})
+        reasons: dict[str, list[tuple[str, str]]] = {}
+        for detector in chosen[name]:
+            for ood in oods:
+                why = "" if (name, detector.label, ood) in shown else _why_not(detector, ood, here)
+                if why:
+                    reasons.setdefault(why, []).append((detector.label, ood))
+        labels = [detector.label for detector in chosen[name]]
+        lacks += [Lack(name, what + _which(pairs, labels, oods), why) for why, pairs in reasons.items()]
+    return lacks
+
+
+def _why_not(detector: Detector, ood: str, here: Sequence[Mean]) -> str:
+    """Empty where there is no reason."""
+    if ood not in detector.results:
+        row = (detector.model, detector.label, ood)
+        if any((mean.model, mean.label, mean.ood) == row for mean in here):
+            return f"there the AUROC of {detector.model}, the model that is shown, has no value"
+        return f"{detector.model}, the model that is shown, was not tested so; `embedstore probe --ood` does that"
+    try:
+        scores_against(detector, ood)
+    except NotAvailable as error:
+        return str(error)
+    return ""
+
+
+def _which(pairs: Sequence[tuple[str, str]], labels: Sequence[str], oods: Sequence[str]) -> str:
+    """Detectors and OOD sets in words: only the ones that are not all."""
+    by_label = {label: [ood for which, ood in pairs if which == label] for label in dict.fromkeys(x for x, _ in pairs)}
+    if len(pairs) == len(labels) * len(oods):
+        return ""
+    alike = {tuple(some_oods) for some_oods in by_label.values()}
+    if len(alike) > 1:
+        return " of " + some([f"{label}{_against(part, oods) or ' against all'}" for label, part in by_label.items()])
+    of = "" if len(by_label) == len(labels) else f" of {some(list(by_label))}"
+    return of + _against(next(iter(alike)), oods)
+
+
+def _against(some_oods: Sequence[str], oods: Sequence[str]) -> str:
+    return "" if len(some_oods) == len(oods) else f" against {listing(map(dataset_label, some_oods))}"
 
 
 def _separation(element: str, curves: Sequence[Curve]) -> Separation:

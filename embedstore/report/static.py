@@ -16,19 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.correlation import correlate
-from embedstore.errors import NotAvailable
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.distributions import Curve
 from embedstore.report.fits import MIN_MODELS, Correlation
-from embedstore.report.means import Mean, means
+from embedstore.report.means import Mean
 from embedstore.report.plots import DEFAULT_LABEL
 from embedstore.report.summary import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FOLDER = "figures"
 MOST_CURVES = 5  # of the page's eight: more can not be told apart in black and white
@@ -43,6 +40,7 @@ _LOOK: dict[Any, Any] = {
     "axes.labelsize": 8,
     "axes.titlesize": 8,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # where it would be anyway; to find out, Matplotlib measures all that is around it
     "font.size": 8,
     "legend.fontsize": 7,
     "legend.edgecolor": "none",
@@ -54,25 +52,35 @@ _LOOK: dict[Any, Any] = {
     "ytick.labelsize": 7,
 }
 
+# The kinds of file; neither says when it was made.
+_ABOUT: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
-def figures(content: Content) -> dict[str, bytes]:
+
+def figures(content: Content, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, bytes]:
     """Every figure that the results are enough for, as SVG and as PDF, by file name (``"figures/r2-digits-far.svg"``).
 
     A character that a file name should not have becomes ``_``; a number follows where two names would be one.
+
+    Parameters
+    ----------
+    progress : callable
+        Told after every figure how many files it gave, and how many all of them will give.
     """
     import matplotlib
 
     found: dict[str, bytes] = {}
+    wanted = list(_wanted(content))
     # Whoever runs this may have a style of his own, which is for his own plots.
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_LOOK)
-        for kind, id_dataset, ood, height, draw in _wanted(content):
+        for kind, id_dataset, ood, height, draw in wanted:
             stem = _unused("-".join([kind, *(_safe(name) for name in (id_dataset, dataset_label(ood)))]), found)
             title = f"{kind}: {_plain(id_dataset)} against {_plain(dataset_label(ood))}"
             for suffix, content_bytes in _files(draw, height, title):
                 found[f"{FOLDER}/{stem}.{suffix}"] = content_bytes
+            progress(len(_ABOUT), len(_ABOUT) * len(wanted))
     return found
 
 
@@ -89,7 +97,7 @@ def _wanted(content: Content) -> Iterator[tuple[str, str, str, float, _Drawing]]
     for (id_dataset, ood), some in drawn.items():
         yield "roc", id_dataset, ood, _HEIGHT, partial(_roc, curves=some[:MOST_CURVES])
     columns: dict[tuple[str, str], list[Mean]] = {}
-    for mean in means(content.cells):
+    for mean in content.means:
         if mean.auroc is not None:
             columns.setdefault((mean.id_dataset, mean.ood), []).append(mean)
     for (id_dataset, ood), column in sorted(columns.items()):
@@ -109,17 +117,15 @@ def _default_fits(fits: Iterable[Correlation]) -> list[Correlation]:
 
 def _relation(axes: Axes, fit: Correlation) -> None:
     x, y = (np.array([100 * getattr(point, name) for point in fit.points]) for name in ("id_accuracy", "auroc"))
-    try:
-        line = correlate(x, y)
-    except NotAvailable:
-        about = "no R²"
-    else:
-        low, high = line.interval
+    line, about = fit.line, "no R²"
+    if line is not None:
+        low, high = line.r_squared_interval()
         falls = ", falling" if line.slope < 0 else ""
         about = f"R² {line.r_squared:.2f} (95 % interval {low:.2f}–{high:.2f}), {line.n} models{falls}"
         across = np.linspace(x.min(), x.max(), 60)
-        axes.plot(across, line.intercept + line.slope * across, color=_COLOURS[1], linewidth=1.2)
-        axes.fill_between(across, *line.band(across), color=_COLOURS[1], alpha=0.18, linewidth=0)
+        axes.plot(across, 100 * line.intercept + line.slope * across, color=_COLOURS[1], linewidth=1.2)
+        low_edge, high_edge = (100 * edge for edge in line.band(across / 100))
+        axes.fill_between(across, low_edge, high_edge, color=_COLOURS[1], alpha=0.18, linewidth=0)
     axes.scatter(x, y, s=16, color=_COLOURS[0], zorder=3)
     # The band of a few models would leave no room for them.
     give = 0.2 * float(np.ptp(y)) or 1.0
@@ -171,13 +177,13 @@ def _auroc(axes: Axes, bars: Sequence[Mean]) -> None:
 
 def _files(draw: _Drawing, height: float, title: str) -> Iterator[tuple[str, bytes]]:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure: Figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height))
     draw(figure.subplots())
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # once is enough: it takes longer than all the rest
-    about: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    for suffix, metadata in about.items():
+    # Once is enough. An engine that the figure has would run, and all be drawn, once more for each of the files.
+    ConstrainedLayoutEngine().execute(figure)
+    for suffix, metadata in _ABOUT.items():
         file = io.BytesIO()
         figure.savefig(file, format=suffix, metadata={"Title": title, **metadata})
         yield suffix, file.getvalue()

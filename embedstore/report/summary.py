@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedstore.correlation import correlate
 from embedstore.report.commands import dataset_label
 from embedstore.report.fits import Correlation
-from embedstore.report.means import ALL_SETS, Mean, means, over_groups, over_seeds
+from embedstore.report.means import ALL_SETS, Mean, over_groups, over_seeds
 from embedstore.report.names import options
 from embedstore.report.plots import DEFAULT_LABEL
 
@@ -55,7 +54,7 @@ def outdated(content: Content) -> str | None:
 def paragraphs(content: Content) -> list[str]:
     """The summary: what it is about and what was found; of several ID sets each has a paragraph of its own."""
     about = [text for text in (_scope(content), outdated(content)) if text]
-    averaged = once(means(content.cells))
+    averaged = once(content.means)
     found = []
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
@@ -69,7 +68,7 @@ def _scope(content: Content) -> str:
         why = "no method could run" if content.absences else "every result is out of date"
         return f"There are no figures to show: {why}."
     models, methods, oods = (len({getattr(c, name) for c in content.cells}) for name in ("model", "method", "ood"))
-    seeds = over_seeds(means(content.cells))
+    seeds = over_seeds(content.means)
     narrowed = content.narrowing.said
     return (
         f"{count(models, 'model')} and {count(methods, 'method')} {'are shown' if narrowed else 'were probed'} with "
@@ -203,7 +202,6 @@ class _RSquared:
 
 
 def _r_squared(fit: Correlation) -> _RSquared | None:
-    if fit.r_squared is None:
+    if fit.line is None or fit.interval is None:
         return None
-    x, y = [point.id_accuracy for point in fit.points], [point.auroc for point in fit.points]
-    return _RSquared(fit.ood, fit.r_squared, correlate(x, y).interval, len(x), falls=bool(fit.slope and fit.slope < 0))
+    return _RSquared(fit.ood, fit.line.r_squared, fit.interval, len(fit.points), falls=fit.line.slope < 0)

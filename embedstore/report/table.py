@@ -16,7 +16,10 @@ Setting = tuple[int | None, str | None]
 MethodKey = tuple[str, str, str, str]
 CellKey = tuple[str, str, str, str, str, str, Setting]
 
-_METRICS = ("auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_low", "fpr95_high", "aupr_in", "aupr_out")
+_METRICS = (
+    *("auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_low", "fpr95_high", "fpr95_ood_positive"),
+    *("aupr_in", "aupr_out", "detection_error"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class Cell:
     fpr95: float | None
     fpr95_low: float | None
     fpr95_high: float | None
+    fpr95_ood_positive: float | None
     aupr_in: float | None
     aupr_out: float | None
+    detection_error: float | None
     n_id: int | None
     n_ood: int | None
     id_accuracy: float | None

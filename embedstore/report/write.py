@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ def write_report(
     title: str | None = None,
     narrowing: Narrowing = EVERYTHING,
     other: Store | datetime | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
     """Write ``report.html``, ``results.csv``, ``results.json``, ``tables.tex`` and ``figures/`` into the folder `out`.
 
@@ -59,6 +60,8 @@ def write_report(
         What the report is about; everything that the store holds if not given.
     other : Store or datetime, optional
         What to compare with: another store, or what this one held before then. Adds ``comparison.csv``, and a section.
+    progress : callable
+        Told now and then how many more of the files are made, and how many there will be.
 
     Raises
     ------
@@ -71,12 +74,19 @@ def write_report(
     """
     content = gather(store, narrowing)
     comparison = None if other is None else compare(content, store, other, narrowing)
-    drawn, notes = _figures(content)
-    files: dict[str, str | bytes] = {**drawn, "results.csv": to_csv(content), "tables.tex": to_latex(content)}
-    if comparison is not None:
-        files["comparison.csv"] = comparison_csv(comparison)
-    files["results.json"] = to_json(content, [*files, "results.json", "report.html"], comparison)
-    files["report.html"] = render(content, title, comparison)
+    texts: dict[str, Callable[[], str]] = {
+        "results.csv": lambda: to_csv(content),
+        "tables.tex": lambda: to_latex(content),
+        **({} if comparison is None else {"comparison.csv": lambda: comparison_csv(comparison)}),
+        "results.json": lambda: to_json(content, names, comparison),
+        "report.html": lambda: render(content, title, comparison),
+    }
+    drawn, notes = _figures(content, lambda done, drawings: progress(done, drawings + len(texts)))
+    names = [*drawn, *texts]
+    files: dict[str, str | bytes] = {**drawn}
+    for name, make in texts.items():
+        files[name] = make()
+        progress(1, len(names))
     folder = Path(out)
     try:
         (folder / FOLDER if any("/" in name for name in files) else folder).mkdir(parents=True, exist_ok=True)
@@ -91,10 +101,10 @@ def write_report(
     return Written(folder / "report.html", tuple(folder / name for name in files), content, notes)
 
 
-def _figures(content: Content) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def _figures(content: Content, progress: Callable[[int, int], None]) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The figures, and what to say where there are none: results are read on machines that cannot draw, too."""
     try:
-        return figures(content), ()
+        return figures(content, progress), ()
     except ImportError as error:
         return {}, (f"no figures, because Matplotlib cannot be loaded: {error}",)
 
