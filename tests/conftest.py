@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import signal
@@ -114,12 +115,28 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 def command(start: Callable[..., subprocess.Popen[str]]) -> Command:
     """Runs the installed command in a process of its own to its end."""
 
-    def run(*args: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    def run(*args: str | Path, timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
         with start(*args, **more) as process:
             try:
-                stdout, stderr = process.communicate(timeout=120)
+                stdout, stderr = process.communicate(timeout=timeout)
             finally:
                 process.kill()
         return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def demo(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which `embedstore demo` ran, and what it said. Once a session, however many processes test."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo-of-the-session"
+    folder.mkdir(exist_ok=True)
+    said = folder / "said.txt"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            first = command("demo", cwd=folder, env={"HF_HUB_OFFLINE": "1"}, timeout=900)
+            assert first.returncode == 0, first.stderr
+            said.write_text(first.stdout)
+    return folder, said.read_text()

@@ -21,22 +21,14 @@ def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([EMBEDSTORE, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("demo")
-    first = run("demo", cwd=folder)
-    assert first.returncode == 0, first.stderr
-    return folder, first.stdout
-
-
-def test_it_ends_with_the_path_of_a_report(finished: tuple[Path, str]) -> None:
-    folder, said = finished
+def test_it_ends_with_the_path_of_a_report(demo: tuple[Path, str]) -> None:
+    folder, said = demo
     page = said.strip().splitlines()[-1].removeprefix("Done. Open ")
     assert (folder / page).read_text().startswith("<!DOCTYPE html>")
 
 
-def test_the_commands_it_prints_can_be_repeated(finished: tuple[Path, str]) -> None:
-    folder, said = finished
+def test_the_commands_it_prints_can_be_repeated(demo: tuple[Path, str]) -> None:
+    folder, said = demo
     typed = [shlex.split(lines) for lines in re.findall(r"^\$ embedstore ((?:.*\\\n)*.*)$", said, re.MULTILINE)]
     assert [words[0] for words in typed] == ["extract"] * 4 + ["probe", "report"]
     again = run(*[word for word in typed[0] if word.strip()], cwd=folder)
@@ -44,9 +36,9 @@ def test_the_commands_it_prints_can_be_repeated(finished: tuple[Path, str]) -> N
     assert again.stdout.count("nothing left to do") == 6
 
 
-def test_the_story_it_tells(finished: tuple[Path, str]) -> None:
+def test_the_story_it_tells(demo: tuple[Path, str]) -> None:
     """Six models from weak to strong; better ones detect better; far is easier than near; all methods ran."""
-    folder, _ = finished
+    folder, _ = demo
     found = json.loads((folder / "demo/report/results.json").read_text())
     assert found["absent"] == []
     knn = [cell for cell in found["cells"] if cell["method"] == "knn"]

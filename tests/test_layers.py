@@ -20,7 +20,7 @@ FLOORS = {
     0: {"errors", "records"},
     1: {"store", "prompts", "metrics", "neighbors"},
     2: {"sources", "encoders", "labels", "probes", "scores", "correlation", "points", "leaks", "benchmarks"},
-    3: {"extract", "evaluate", "report", "testing"},
+    3: {"extract", "attack", "evaluate", "report", "testing"},
     4: {"cli", "__init__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -18,6 +18,7 @@ __all__ = [
     "Encoder",
     "ImageFeatures",
     "ModelSpec",
+    "defended",
     "differentiable",
     "load_encoder",
     "parse_model",
@@ -36,6 +37,7 @@ def load_encoder(
     dtype: str = "float16",
     name: str | None = None,
     decode: str = "exact",
+    defence: str | None = None,
 ) -> Encoder:
     """Load a model, frozen and in evaluation mode.
 
@@ -53,6 +55,9 @@ def load_encoder(
         Its name in the store, instead of the one that follows from ``spec``.
     decode : {"exact", "fast"}
         ``"fast"`` scales images with torch in place of Pillow: another model for the store, whose features agree.
+    defence : str, optional
+        ``"jpeg:75"``, ``"blur:1.0"`` or ``"resize:0.9"``: what images go through before the model sees them. Another
+        model for the store, by default called as :func:`defended` says. See :mod:`embedstore.encoders.defences`.
 
     Raises
     ------
@@ -69,12 +74,33 @@ def load_encoder(
         raise UnknownName("storage dtype", dtype, DTYPES)
     if decode not in DECODERS:
         raise UnknownName("way to decode", decode, DECODERS)
-    encoder = _load(parse_model(spec, name=name), device=device, precision=precision, dtype=dtype)
-    if decode == "exact":
-        return encoder
-    from embedstore.encoders.fast import with_fast_transform
+    encoder = _load(defended(spec, defence, name=name), device=device, precision=precision, dtype=dtype)
+    if decode == "fast":
+        from embedstore.encoders.fast import with_fast_transform
 
-    return with_fast_transform(encoder)
+        encoder = with_fast_transform(encoder)
+    if defence is not None:
+        from embedstore.encoders.defences import Defence, with_defence
+
+        encoder = with_defence(encoder, Defence.parse(defence))
+    return encoder
+
+
+def defended(spec: str, defence: str | None, *, name: str | None = None) -> ModelSpec:
+    """The model that a spelling means, called ``MODEL+jpeg75`` behind a defence unless it is given a name.
+
+    Raises
+    ------
+    UsageError
+        A spelling, name or defence that cannot be right.
+    """
+    model = parse_model(spec, name=name)
+    if defence is None:
+        return model
+    from embedstore.encoders.defences import Defence
+
+    found = Defence.parse(defence)
+    return model if name is not None else parse_model(spec, name=model.name + found.suffix)
 
 
 def _load(model: ModelSpec, *, device: str, precision: str, dtype: str) -> Encoder:

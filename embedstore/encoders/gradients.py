@@ -28,7 +28,7 @@ def differentiable_tower(
     device: torch.device,
     precision: str,
 ) -> Differentiable:
-    """The view of a tower: `features` from normalised pixels, `joint` from features, both without gradients' care.
+    """The view of a tower: `features` from normalised pixels and `joint` from features, both plain forward passes.
 
     Raises
     ------

@@ -61,9 +61,13 @@
     why.textContent = view.figure === null ? view.description : "";
     if (view.figure === null) return;
     const c = colours();
-    Plotly.react(plot, view.figure.data.map((trace) => styled(trace, c)), layout(view.figure.layout, c), {
-      displayModeBar: false, responsive: true,
-    });
+    // Drawn again, a plot keeps its size unless it is told one; and what is told one does not follow the window.
+    const sized = { ...layout(view.figure.layout, c), width: plot.clientWidth, height: plot.clientHeight };
+    Plotly.react(plot, view.figure.data.map((trace) => styled(trace, c)), sized, { displayModeBar: false, responsive: true });
+    delete sized.width;
+    delete sized.height;
+    // Plotly measures texts in a picture beside the page, which a screen reader would read.
+    document.getElementById("js-plotly-tester").setAttribute("aria-hidden", "true");
   };
 
   const drawn = new Set();
@@ -91,6 +95,8 @@
   for (const drawing of document.querySelectorAll(".drawing")) {
     drawing.querySelector("select")?.addEventListener("change", () => choose(drawing));
   }
-  window.addEventListener("beforeprint", () => all.forEach((figure) => drawn.has(figure) || show(figure)));
+  // print.js has made the page as wide as paper by then, and as wide as the window again.
+  window.addEventListener("beforeprint", () => all.forEach(show));
+  window.addEventListener("afterprint", () => all.forEach(show));
   dark.addEventListener("change", () => drawn.forEach(show));
 })();

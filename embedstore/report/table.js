@@ -11,8 +11,6 @@
     return made;
   };
 
-  const labelled = (text, control) => make("label", {}, text, control);
-
   // What a head says becomes the name of a button in it.
   const intoButton = (holder, properties = {}) => {
     const button = make("button", { type: "button", ...properties }, ...holder.childNodes);
@@ -37,6 +35,7 @@
   class Table {
     constructor(results) {
       this.table = results.querySelector("table.main");
+      this.about = results.dataset.about ? `, ${results.dataset.about}` : "";
       this.sections = [...this.table.tBodies].map(read);
       this.rows = this.sections.flatMap((section) => section.rows);
       this.heads = [...this.table.tHead.querySelectorAll("th[data-name]")];
@@ -44,11 +43,25 @@
       this.table.append(this.flat);
       this.sorted = null;
       this.status = make("p", { className: "status", role: "status" });
-      this.heads.forEach((head, index) => intoButton(head).addEventListener("click", () => this.sort(index)));
+      this.heads.forEach((head, index) => {
+        const button = intoButton(head);
+        this.name(button, head.dataset.name);
+        button.addEventListener("click", () => this.sort(index));
+      });
       for (const section of this.sections) this.foldable(section);
       this.table.parentElement.classList.toggle("tall", this.rows.length > TALL);
       results.prepend(this.tools(results));
       this.update();
+    }
+
+    // In a list of controls nothing else tells the columns and the tables apart.
+    name(control, text) {
+      control.setAttribute("aria-label", `${text}${this.about}`);
+    }
+
+    labelled(text, control) {
+      this.name(control, text);
+      return make("label", {}, text, control);
     }
 
     tools(results) {
@@ -58,9 +71,10 @@
       const methods = [...new Set(this.rows.map((row) => row.method))];
       this.method = make("select", { autocomplete: "off" }, new Option("all", ""), ...methods.map((name) => new Option(name, `=${name}`)));
       this.method.addEventListener("change", () => this.narrow());
-      if (this.rows.length > FEW) bar.append(labelled("Filter", this.filter), labelled("Method", this.method));
+      if (this.rows.length > FEW) bar.append(this.labelled("Filter", this.filter), this.labelled("Method", this.method));
       this.all = make("input", { type: "checkbox", autocomplete: "off" });
       this.all.addEventListener("change", () => this.update());
+      this.name(this.all, "Show all scores");
       if (this.rows.some((row) => row.more)) bar.append(make("label", {}, this.all, " Show all scores"));
       const intervals = results.querySelector(".show-intervals")?.closest(".control");
       if (intervals) bar.append(...intervals.childNodes);
@@ -68,6 +82,7 @@
       this.fold = make("button", { type: "button" });
       this.fold.addEventListener("click", () => this.foldAll(this.sections.some((section) => section.open)));
       this.group = make("button", { type: "button" }, "Group by model");
+      this.name(this.group, this.group.textContent);
       this.group.addEventListener("click", () => this.arrange(null));
       bar.append(...(this.sections.length > 1 ? [this.fold] : []), this.group, this.status);
       return bar;
@@ -75,6 +90,7 @@
 
     foldable(section) {
       section.button = intoButton(section.head.querySelector("span"));
+      this.name(section.button, section.body.dataset.model);
       section.button.addEventListener("click", () => {
         section.open = !section.open;
         this.update();
@@ -150,6 +166,7 @@
       this.group.hidden = this.sorted === null;
       this.fold.hidden = this.sorted !== null;
       this.fold.textContent = this.sections.some((section) => section.open) ? "Collapse all" : "Expand all";
+      this.name(this.fold, this.fold.textContent);
       this.status.textContent = this.said(counts);
     }
 
