@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint bench bench-compare clean
 
 demo: $(READY)
 	$(BIN)/embedstore demo --out demo
@@ -22,6 +22,14 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Ours against what a user would run instead, a quarter of an hour on two idle cores; results go to build/bench.json.
+bench: $(READY)
+	$(BIN)/python -m benchmarks all
+
+# What became faster or slower since the numbers that are committed.
+bench-compare: benchmarks/results.json bench
+	$(BIN)/python -m benchmarks compare benchmarks/results.json build/bench.json
 
 # uv installs torch in seconds where pip takes minutes; it comes from pip itself, so nothing else is needed. The marker's
 # name holds a checksum of what was asked for, so a change of the dependencies installs them again.

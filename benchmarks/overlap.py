@@ -24,6 +24,9 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+# Importing the command line has OpenMP's threads sleep while they wait, as every extraction does (see there).
+import embedstore.cli  # noqa: F401
+from benchmarks import machine
 from embedstore.encoders import Encoder, ImageFeatures, load_encoder
 
 _PICTURES = 256  # different ones; a shard repeats them under other keys
@@ -145,10 +148,9 @@ def hardware(encoder: Encoder) -> Iterator[str]:
 
     import torch
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    yield f"cpu: {cpu}, {cores} cores, torch uses {torch.get_num_threads()} of them; load when this began {load:.1f}"
+    cores, load = machine.cores(), os.getloadavg()[0]
+    used = torch.get_num_threads()
+    yield f"cpu: {machine.cpu()}, {cores} cores, torch uses {used} of them; load when this began {load:.1f}"
     if encoder.device.startswith("cuda"):
         yield f"gpu: {torch.cuda.get_device_name(encoder.device)}, CUDA {torch.version.cuda}"
     names = ("embedstore", "torch", "open_clip_torch", "pillow", "numpy", "zarr")
@@ -188,7 +190,7 @@ def overlap(
         if random
         else load_encoder(model, device=device, precision=precision)
     )
-    on_cpu, cores = encoder.device == "cpu", len(os.sched_getaffinity(0))
+    on_cpu, cores = encoder.device == "cpu", machine.cores()
     workers = workers or max(1, min(8, cores - 1))
     batch_size = batch_size or (8 if on_cpu else 256)
     margin = 2 * workers + 1  # batches that may be ready, and the one in the model's hands

@@ -1,4 +1,4 @@
-"""A billion rows, metadata only: what a store of that layout takes to open, list, resume and verify, and in how many reads.
+"""A billion rows, metadata only: what a store of that layout takes to open, list, resume and verify, in time and reads.
 
 A billion images are 1,000 splits of a million rows. What costs is the number of nodes and blocks, not what is in a
 row, so a block here has four rows in place of 16,384, and the number of blocks is the real one. All splits are there

@@ -27,6 +27,7 @@ from embedstore.report.gallery import Gallery, Picture, Strip
 from embedstore.report.page import render
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs the Python package selenium")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH")
 
@@ -49,12 +50,15 @@ class Browser:
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
-    def open(self, path: Path, *, scheme: str = "light", width: str = "desktop") -> None:
+    def open(self, path: Path, *, scheme: str = "light", width: str = "desktop", scripts: bool = True) -> None:
         wide, high = WIDTHS[width]
         screen = {"width": wide, "height": high, "deviceScaleFactor": 1, "mobile": width == "phone"}
         self.scheme(scheme)
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         self.driver.get(path.as_uri())
+        waiting = "return document.querySelector('main > section:not(.laid), .results:not(.laid)') === null"
+        if scripts:
+            WebDriverWait(self.driver, 20).until(lambda driver: driver.execute_script(waiting))
 
     def draw_all(self) -> None:
         """Also the plots that are too far below to be drawn yet: print draws everything."""
@@ -245,8 +249,6 @@ def test_choosing_a_method_changes_plots_captions_and_the_table(browser: Browser
 
 
 def test_the_plots_follow_the_colour_scheme_while_open(browser: Browser, report: Path) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
     def colours() -> list[str]:
         fills = [("body", "backgroundColor"), (".plot .point", "fill"), (".plot .xtick text", "fill")]
         return [str(browser.js(f"getComputedStyle(document.querySelector('{what}')).{name}")) for what, name in fills]
@@ -341,8 +343,6 @@ def test_a_large_study_is_small_enough_and_draws_what_is_in_sight(browser: Brows
     assert browser.js("document.querySelectorAll('.plot').length") == len(sets)
     assert browser.drawn() == 0
     browser.js("document.querySelector('#relation').scrollIntoView()")
-    from selenium.webdriver.support.ui import WebDriverWait
-
     WebDriverWait(browser.driver, 10).until(lambda _: browser.drawn() > 0)
     assert browser.points() == [25] * len(sets)
 

@@ -88,7 +88,7 @@ def test_the_lead_is_that_of_delong_on_the_images_that_both_scored() -> None:
 def test_a_clear_lead_and_one_that_is_none_are_said_in_plain_words() -> None:
     clear = row([scored("a", "vim", ID, {"far/test": FAR}), scored("b", "knn", weaker(ID, 4), {"far/test": FAR})])
     assert re.fullmatch(
-        r"Ahead of knn · cosine, b by \d+\.\d points, 95 % interval \d+\.\d–\d+\.\d\.", plain(clear.lead)
+        r"Ahead of knn · cosine, b, by \d+\.\d points, 95 % interval \d+\.\d–\d+\.\d\.", plain(clear.lead)
     )
     assert (clear.label, clear.model, clear.tie) == ("vim · vim", "a", "")
     near = row([scored("a", "vim", ID, {"far/test": FAR}), scored("a", "knn", weaker(ID, 0.1), {"far/test": FAR})])
@@ -178,7 +178,7 @@ def test_scores_in_a_store_are_found_also_where_the_id_split_is_not_test() -> No
         inputs = {"images/digits/train": "0", "images/digits/val": "1", "images/far/test": "2"}
         store.add_result(dataclasses.replace(item, scores=moved, inputs=inputs))
     (found,) = findings(gather(store))
-    assert found.rows[0].lead.startswith("Ahead of knn · cosine, b by")
+    assert found.rows[0].lead.startswith("Ahead of knn · cosine, b, by")
 
 
 @pytest.mark.parametrize(

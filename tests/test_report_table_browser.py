@@ -196,7 +196,7 @@ def test_in_print_everything_is_shown(browser: Browser, report: Path) -> None:
 def test_without_javascript_it_is_a_plain_table(browser: Browser, report: Path) -> None:
     browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
-        browser.open(report)
+        browser.open(report, scripts=False)
         assert len(column(browser, 0)) == total()
         assert browser.js("document.querySelectorAll('.main button, .table-tools').length") == 0
     finally:

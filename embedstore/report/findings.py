@@ -92,7 +92,7 @@ def _compared(best: Mean, rival: Mean, scores: Scores) -> str:
         return f"No significant difference to the runner-up, {_who(rival, best)} ({points(lead)})."
     # On the images that both scored, which may be fewer than those of the table.
     side = "Ahead of" if lead.difference > 0 else "On the images that both scored, behind"
-    return f"{side} {_who(rival, best)} by {points(lead)}."
+    return f"{side} {_who(rival, best)}, by {points(lead)}."
 
 
 def points(lead: Lead) -> str:

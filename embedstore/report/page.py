@@ -64,7 +64,7 @@ def render(content: Content, title: str | None = None, comparison: Comparison | 
         comparison=comparison,
         # Our own files and plotly's: the only things on the page that are not escaped.
         style=Markup(_file("style.css") + _file("table.css")),  # noqa: S704
-        script=Markup((_file("report.js") if drawn else "") + _file("table.js")),  # noqa: S704
+        script=Markup((_file("report.js") if drawn else "") + _file("table.js") + _file("open.js")),  # noqa: S704
         plotly=Markup(_plotly()) if drawn else None,  # noqa: S704
         figures=Markup(script_json(drawn)),  # noqa: S704
     )

@@ -1,0 +1,11 @@
+// A large study has hundreds of thousands of elements. What is far below the window is laid out after the page has opened,
+// piece by piece and when nobody waits; then it is there for screen readers, searches and anchors like everything else.
+"use strict";
+(() => {
+  const waiting = [...document.querySelectorAll("main > section, .results")];
+  const next = () => {
+    waiting.shift()?.classList.add("laid");
+    if (waiting.length) requestIdleCallback(next);
+  };
+  window.addEventListener("load", () => requestIdleCallback(next));
+})();
