@@ -31,7 +31,7 @@ BENCHMARKS = {
     "metrics": "metrics",
 }
 
-_WITH_OPTIONS = ("overlap", "scale")  # these are no pairs, and have a command of their own
+_WITH_OPTIONS = ("overlap", "scale", "growth", "downstream")  # these are no pairs, and have a command of their own
 
 _FOUND = Path("build/bench.json")
 _PATH = click.Path(path_type=Path, dir_okay=False)

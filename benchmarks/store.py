@@ -58,7 +58,7 @@ def _writing(X: Half, place: Path) -> Iterator[Stage]:
     yield Stage(
         f"write {size} into a store that has the row list",
         _writes(
-            features_only, lambda: _write_features(features_only, X), lambda: _read_store(features_only), before=listed
+            features_only, lambda: _write_features(features_only, X), lambda: read_store(features_only), before=listed
         ),
         [
             Reference("numpy.save", numpy_save, _same_when_read, aim=0.5),
@@ -67,19 +67,19 @@ def _writing(X: Half, place: Path) -> Iterator[Stage]:
     )
     yield Stage(
         f"write {size} into a new store, row list and keys included",
-        _writes(with_rows, lambda: _write_store(with_rows, X), lambda: _read_store(with_rows)),
+        _writes(with_rows, lambda: write_store(with_rows, X), lambda: read_store(with_rows)),
         [Reference("numpy.save", numpy_save, _same_when_read)],
     )
 
 
 def _reading(X: Half, place: Path) -> Iterator[Stage]:
     made, file, plain = place / "read.zarr", place / "read.npy", place / "read-plain.zarr"
-    _write_store(made, X)
+    write_store(made, X)
     np.save(file, X)
     _write_zarr(plain, X)
     yield Stage(
         f"open and read {len(X):,} x {WIDTH} float16",
-        lambda: _read_store(made),
+        lambda: read_store(made),
         [
             Reference("numpy.load", lambda: np.load(file), _same, aim=0.7),
             Reference("zarr with its defaults", lambda: _read_zarr(plain), _same, aim=1.0),
@@ -138,12 +138,14 @@ def _write_features(path: Path, X: Half) -> None:
         writer.write(start, stop, np.ones(stop - start, dtype=np.uint8), features=X[start:stop])
 
 
-def _write_store(path: Path, X: Half) -> None:
+def write_store(path: Path, X: Half) -> None:
+    """Row list and features into a new store."""
     _with_rows(path, len(X))
     _write_features(path, X)
 
 
-def _read_store(path: Path) -> Any:
+def read_store(path: Path) -> Any:
+    """Open it, and read all features."""
     return Store.open(path).images(_MODEL.name, "made-up", "train").features[:]
 
 
