@@ -14,8 +14,9 @@ from report_study import Page, content, measured, page, run, study
 from zarr.storage import MemoryStore
 
 from embedstore.benchmarks import load_benchmark
+from embedstore.errors import UsageError
 from embedstore.records import Result
-from embedstore.report import Content, gather
+from embedstore.report import Content, gather, write_report
 from embedstore.report.commands import commands
 from embedstore.report.compare import compare
 from embedstore.report.findings import findings
@@ -81,16 +82,16 @@ def test_the_lead_says_what_the_report_is_narrowed_to() -> None:
 
 
 def test_the_command_makes_the_same_report_again(mine: Narrowing) -> None:
-    narrowing = replace(mine, models=("model1", "model2"), methods=("knn",))
+    narrowing = replace(mine, models=("model1", "model2"), methods=("knn",), asked="sets/mine.toml")
     words = again(gather(stored(study()), narrowing), "My study", "2026-01-31T00:00:00+00:00")
     assert words[2:4] == ["--store", words[3]]
     assert words[4:] == [
         *("--out", "report", "--model", "model1", "--model", "model2", "--method", "knn"),
-        *("--benchmark", "PATH/mine.toml", "--title", "My study", "--compare", "2026-01-31T00:00:00+00:00"),
+        *("--benchmark", "sets/mine.toml", "--title", "My study", "--compare", "2026-01-31T00:00:00+00:00"),
     ]
     assert again(content(study()))[4:] == ["--out", "report"]
-    shipped = Narrowing(benchmark=load_benchmark("cifar10"))
-    assert again(replace(content(study()), narrowing=shipped))[-2:] == ["--benchmark", "cifar10"]
+    by_name = Narrowing(benchmark=load_benchmark("cifar10"))
+    assert again(replace(content(study()), narrowing=by_name))[-2:] == ["--benchmark", "cifar10"]
 
 
 def test_a_comparison_is_said_as_the_option_takes_it() -> None:
@@ -163,3 +164,38 @@ def test_r_squared_survives_a_report_on_other_methods() -> None:
     assert list(narrowed.correlations) == expected
     assert all(fit.r_squared is not None for fit in expected)
     assert {cell.method for cell in narrowed.cells} == {"plp", "mcm"}
+
+
+def test_a_report_is_not_written_into_a_store_or_over_a_file(tmp_path: Path) -> None:
+    """And that is said before anything is computed: the store that is given is empty."""
+    empty = Store.create(MemoryStore())
+    (tmp_path / "file").touch()
+    Store.create(tmp_path / "s.zarr")
+    for out, why in (("file", "is not a folder"), ("file/deep/er", "is not a folder"), ("s.zarr", "is a store")):
+        with pytest.raises(UsageError, match=why):
+            write_report(empty, tmp_path / out)
+
+
+def test_ties_are_no_contest_and_the_one_that_needs_no_labels_is_named() -> None:
+    alike = [run("a", method, scores=["distance"]) for method in ("mahalanobis", "kmeans-mahalanobis")]
+    (found,) = findings(content(alike))
+    assert [(row.label, row.tie, row.lead, row.unsupervised) for row in found.rows] == [
+        ("kmeans-mahalanobis · distance", "tied with 1 other", "", "")
+    ]
+
+
+def test_worse_than_chance_is_pointed_out() -> None:
+    assert "worse than chance" in page([run("a", "knn", metrics={"cosine": {"far/test": measured(0.4)}})]).text
+    assert "worse than chance" not in page([run("a", "knn")]).text
+
+
+def test_a_group_of_one_set_is_no_average_and_one_with_gaps_is_named(mine: Narrowing) -> None:
+    oods = ("near/test", "far/test", "other/test")
+    (text,) = paragraphs(gather(stored(study(3, oods)), mine))
+    assert "the best AUROC is, against near (near)," not in text  # two sets: each is named
+    assert "Of the far sets some have no results, so there is no mean over them." in text
+
+
+def test_methods_that_could_not_run_are_counted() -> None:
+    absent = run("model0", "vim", metrics={}, absent="why")
+    assert "; 1 other method could not run." in " ".join(paragraphs(content([*study(), replace(absent, metrics={})])))

@@ -391,13 +391,13 @@ def test_the_gallery_holds_the_images_with_the_most_misleading_scores(tmp_path: 
 def test_thumbnails_are_small_whatever_the_images_are(tmp_path: Path) -> None:
     from PIL import Image
 
-    from embedstore.report.gallery import _jpeg
+    from embedstore.report.gallery import jpeg
 
     noise = Image.fromarray(np.random.default_rng(0).choice([0, 255], (96, 96, 3)).astype(np.uint8))
     noise.info |= {"comment": b"private" * 5000, "icc_profile": b"x" * 50_000, "exif": b"x" * 50_000}
     # Two detectors, eight OOD sets and the ID set: 144 images in less than 2 MB.
-    assert 144 * len(_jpeg(noise)) < 2_000_000
-    body = _jpeg(noise.resize((600, 300))).partition(",")[2]
+    assert 144 * len(jpeg(noise)) < 2_000_000
+    body = jpeg(noise.resize((600, 300))).partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(body))).size == (96, 48)
 
 

@@ -75,6 +75,7 @@ def report(
         models=tuple(parse_model(model).name for model in models),
         methods=methods,
         benchmark=None if benchmark is None else load_benchmark(benchmark),
+        asked=benchmark or "",
     )
     other = None if compare is None else _other(compare)
     store = Store.open(location)

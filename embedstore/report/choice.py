@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from embedstore.records import Result
+from embedstore.report.attacked import ordinary
 from embedstore.report.means import Mean, means
 from embedstore.report.summary import supervised
 from embedstore.report.table import Cell, setting, when
@@ -38,10 +39,10 @@ class Detector:
 def detectors(cells: Iterable[Cell], results: Iterable[Result]) -> dict[str, list[Detector]]:
     """By ID set: of the model with the best mean AUROC, the best score of every method, the best first.
 
-    Only means over the same OOD sets are compared: the best model is the best of those with the most sets.
+    Only means over the same ordinary OOD sets are compared: the best model is the best of those with the most sets.
     """
     rows: dict[tuple[object, ...], list[Mean]] = {}
-    for mean in means(cells):
+    for mean in ordinary(means(cells)):
         if mean.auroc is not None:
             key = (mean.id_dataset, mean.model, mean.method, mean.variant, mean.score, mean.templates)
             rows.setdefault(key, []).append(mean)
@@ -67,7 +68,7 @@ def _auroc(row: Sequence[Mean]) -> float:
 
 def _detector(row: Sequence[Mean], newest: Sequence[Result]) -> Detector:
     first = row[0]
-    chosen = {mean.ood: result for mean in row if (result := _result(mean, newest)) is not None}
+    chosen = {mean.ood: result for mean in row if (result := result_of(mean, newest)) is not None}
     return Detector(
         id_dataset=first.id_dataset,
         model=first.model,
@@ -80,14 +81,14 @@ def _detector(row: Sequence[Mean], newest: Sequence[Result]) -> Detector:
     )
 
 
-def _result(mean: Mean, newest: Sequence[Result]) -> Result | None:
-    """The newest result that holds this number, of the lowest seed."""
+def result_of(mean: Mean, newest: Sequence[Result], *others: str) -> Result | None:
+    """The newest result that holds this number, and those of other OOD sets, of the lowest seed."""
     key = (mean.model, mean.id_dataset, mean.method, mean.variant)
     mine = [
         result
         for result in newest
         if (result.model, result.id_dataset, result.method, result.variant) == key
-        and mean.ood in result.metrics.get(mean.score, {})
+        and {mean.ood, *others} <= result.metrics.get(mean.score, {}).keys()
         and (mean.templates is None or setting(result)[1] in (mean.templates, None))
     ]
     return min(mine, key=lambda result: setting(result)[0] or 0, default=None)

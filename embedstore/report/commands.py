@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedstore.benchmarks import Benchmark, benchmark_names, load_benchmark
 from embedstore.records import Provenance, Result
+from embedstore.report.attacked import ADVERSARIAL, CLEAN
 from embedstore.report.names import DEFAULT_METRICS, METHOD_ORDER, RowOrder, metric_set, options, row_order
 from embedstore.report.table import setting
 
@@ -57,20 +57,42 @@ def dataset_label(name: str) -> str:
 
 
 def _extract(content: Content) -> Iterable[Command]:
-    for name, source in content.sources.items():
-        dataset, split = name.split("/")
-        users = {result.model for result in content.results if f"images/{name}" in result.inputs}
-        alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
-        for model, provenance in content.models.items():
-            if provenance is not None and model in users:
-                templates = tuple(content.templates.get(model, {}).get(dataset, ()))
-                settings = (provenance.precision, provenance.dtype, templates)
-                alike.setdefault(settings, []).append(_spelling(model, provenance))
-        for (precision, dtype, templates), models in alike.items():
-            flags = [("--store", content.location), *_each("--model", models), ("--dataset", dataset)]
-            flags += [("--split", split), ("--precision", precision), ("--dtype", dtype)]
-            flags += _each("--templates", templates) if templates != ("plp",) else []
-            yield _command(f"embed {name}", ("embedstore", "extract", source), flags)
+    """Ordinary splits; then the attacks on them; then what other models than the attacked one made of the images."""
+    attacked = {attack.name: attack.model if attack.asked else None for attack in content.attacks}
+    ordinary = [name for name in content.sources if name.partition("/")[0] not in attacked]
+    yield from (command for name in ordinary for command in _embed(content, name, ""))
+    yield from _attack(content)
+    for name in content.sources:
+        dataset, _, split = name.partition("/")
+        if dataset in attacked and split in (CLEAN, ADVERSARIAL):  # the others come of the attack alone
+            yield from _embed(content, name, attacked[dataset])
+
+
+def _attack(content: Content) -> Iterable[Command]:
+    for attack in content.attacks:
+        made = None if attack.model is None else content.models.get(attack.model)
+        if attack.model is not None and attack.asked:
+            spelled = f"{_SOMEWHERE}/{attack.model}" if made is None else _spelling(attack.model, made)
+            flags = [("--store", content.location), ("--model", spelled), *attack.asked]
+            yield _command(f"attack {attack.ood}", ("embedstore", "attack"), flags)
+
+
+def _embed(content: Content, name: str, but: str | None) -> Iterable[Command]:
+    """By every model that was tested on it, except for `but`."""
+    dataset, split = name.split("/")
+    source = content.sources[name]
+    users = {result.model for result in content.results if f"images/{name}" in result.inputs} - {but}
+    alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for model, provenance in content.models.items():
+        if provenance is not None and model in users:
+            templates = tuple(content.templates.get(model, {}).get(dataset, ()))
+            settings = (provenance.precision, provenance.dtype, templates)
+            alike.setdefault(settings, []).append(_spelling(model, provenance))
+    for (precision, dtype, templates), models in alike.items():
+        flags = [("--store", content.location), *_each("--model", models), ("--dataset", dataset)]
+        flags += [("--split", split), ("--precision", precision), ("--dtype", dtype)]
+        flags += _each("--templates", templates) if templates != ("plp",) else []
+        yield _command(f"embed {name}", ("embedstore", "extract", source), flags)
 
 
 def _spelling(model: str, provenance: Provenance) -> str:
@@ -182,16 +204,10 @@ def _report(content: Content, title: str | None, compare: str | None) -> Command
     asked = content.narrowing
     flags = [("--store", content.location), ("--out", "report")]
     flags += [*_each("--model", asked.models), *_each("--method", asked.methods)]
-    flags += [] if asked.benchmark is None else [("--benchmark", _place_of(asked.benchmark))]
+    flags += [] if asked.benchmark is None else [("--benchmark", asked.asked or asked.benchmark.name)]
     flags += [("--title", title)] if title is not None else []
     flags += [("--compare", compare)] if compare is not None else []
     return _command("write this report", ("embedstore", "report"), flags)
-
-
-def _place_of(benchmark: Benchmark) -> str:
-    """What ``--benchmark`` takes: the name of one that comes with embedstore, else a file that the reader has."""
-    shipped = benchmark.name in benchmark_names() and load_benchmark(benchmark.name) == benchmark
-    return benchmark.name if shipped else f"{_SOMEWHERE}/{benchmark.name}.toml"
 
 
 def _command(purpose: str, words: Iterable[str], flags: Iterable[tuple[str, ...]]) -> Command:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from embedstore.errors import NotAvailable, StoreCorrupt, UnknownName
 from embedstore.records import Provenance, Result
+from embedstore.report.attack_files import Crafted, crafted
+from embedstore.report.attack_gallery import AttackGallery, attack_galleries
 from embedstore.report.choice import detectors
 from embedstore.report.completeness import State, states
 from embedstore.report.distributions import Curve, curves
@@ -56,6 +58,8 @@ class Content:
         By model, when the splits that its results read were first written to, oldest first; as far as it is known.
     curves, galleries
         How the best model's scores of ID and OOD images lie, and which images fool it.
+    attacks, attack_galleries
+        What is known of the attacks whose images were tested, and some of those images.
     states
         How many rows of every split are embedded, failed and pending.
     """
@@ -76,6 +80,8 @@ class Content:
     narrowing: Narrowing = EVERYTHING
     curves: tuple[Curve, ...] = ()
     galleries: tuple[Gallery, ...] = ()
+    attacks: tuple[Crafted, ...] = ()
+    attack_galleries: tuple[AttackGallery, ...] = ()
     states: tuple[State, ...] = ()
     extracted: Mapping[str, tuple[datetime, ...]] = field(default_factory=dict)
 
@@ -93,8 +99,8 @@ class Content:
 def gather(store: Store, narrowing: Narrowing = EVERYTHING) -> Content:
     """Read the results of a store, and set aside what is out of date.
 
-    Of the per-image scores only those of the best model are read, a result at a time, and thumbnails of the images that
-    fool it, where their source lies on this machine.
+    Of the per-image scores only those of the best model and of the best detector of each attack are read, a result at a
+    time, and thumbnails of the images that fool them, where their source lies on this machine.
 
     Raises
     ------
@@ -111,7 +117,7 @@ def gather(store: Store, narrowing: Narrowing = EVERYTHING) -> Content:
     outdated = uncovered([result for result in stored if not now.agrees(result)], by=fresh)
     used, table = in_use(fresh), cells(fresh)
     names = sorted({result.model for result in used})
-    chosen = detectors(table, used)
+    chosen, made = detectors(table, used), crafted(store, used)
     return Content(
         location=without_secrets(store.location),
         version=version("embedstore"),
@@ -129,6 +135,8 @@ def gather(store: Store, narrowing: Narrowing = EVERYTHING) -> Content:
         narrowing=narrowing,
         curves=tuple(curves(chosen.values())),
         galleries=tuple(galleries(store, chosen)),
+        attacks=tuple(made),
+        attack_galleries=tuple(attack_galleries(store, table, used, made)),
         states=tuple(states(store, used)),
         extracted=_extracted(store, used),
     )

@@ -78,21 +78,32 @@ def scores_against(detector: Detector, ood: str) -> tuple[Float64, Float64]:
     """
     result, found = detector.results[ood], []
     for split in (tested_split(result), ood):
-        try:
-            scores = np.asarray(result.scores[f"{detector.score}/{split}"], dtype=np.float64)
-        except KeyError as error:
-            raise NotAvailable(
-                "the results hold no scores of single images; `embedstore probe --recompute` stores them"
-            ) from error
-        except StoreCorrupt as error:
-            # What that error advises is to embed the images again, which would be of no help here.
-            raise NotAvailable(
-                "the stored scores are damaged; `embedstore probe --recompute` computes them again"
-            ) from error
-        if np.isnan(scores).all():
-            raise NotAvailable(f"no image of {split} has a score")
-        found.append(scores)
+        found.append(scores_of(result, detector.score, split))
     return found[0], found[1]
+
+
+def scores_of(result: Result, score: str, split: str) -> Float64:
+    """(N,) scores of all rows of ``"name/split"``, NaN where an image has none; one has at least.
+
+    Raises
+    ------
+    NotAvailable
+        There are none; the message says why, and what to do about it.
+    """
+    try:
+        scores = np.asarray(result.scores[f"{score}/{split}"], dtype=np.float64)
+    except KeyError as error:
+        raise NotAvailable(
+            "the results hold no scores of single images; `embedstore probe --recompute` stores them"
+        ) from error
+    except StoreCorrupt as error:
+        # What that error advises is to embed the images again, which would be of no help here.
+        raise NotAvailable(
+            "the stored scores are damaged; `embedstore probe --recompute` computes them again"
+        ) from error
+    if np.isnan(scores).all():
+        raise NotAvailable(f"no image of {split} has a score")
+    return scores
 
 
 def tested_split(result: Result) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embedstore.report.attacked import ordinary
 from embedstore.report.commands import dataset_label
 from embedstore.report.lacks import Lack, some
 from embedstore.report.names import label, named, options, row_order
@@ -66,7 +67,7 @@ class FewShot:
 
 def few_shot(cells: Iterable[Cell]) -> tuple[list[FewShot], list[Lack]]:
     """One per ID set with results of several numbers of shots; and what is left out of each, and why."""
-    cells = list(cells)
+    cells = ordinary(cells)
     found, lacks = [], list[Lack]()
     for number, name in enumerate(sorted({cell.id_dataset for cell in cells})):
         here = [cell for cell in cells if cell.id_dataset == name]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from embedstore.errors import NotAvailable
+from embedstore.report.attacked import ordinary
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.means import Interval, Mean, over_groups
@@ -14,6 +15,7 @@ from embedstore.report.runner_up import Lead, Scores, runner_up
 from embedstore.report.summary import auroc, count, leaders, once, percent, supervised, whole
 
 _DECIMALS = (1, 2, 3)
+_CHANCE = 50.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def findings(content: Content) -> list[Findings]:
     """One per ID data set with an AUROC. Reads per-image scores, of the best row and its runner-up for each OOD set."""
     scores = Scores(content.results)
     found = []
-    averaged = [mean for mean in once(content.means) if mean.auroc is not None]
+    averaged = [mean for mean in once(ordinary(content.means)) if mean.auroc is not None]
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
         columns = [
@@ -78,7 +80,8 @@ def _finding(against: str, detail: str, column: Sequence[Mean], scores: Scores) 
         label=best.label,
         model=best.model,
         tie=f"tied with {count(len(top) - 1, 'other')}" if len(top) > 1 else "",
-        lead="" if rival is None else _compared(best, rival, scores),
+        # What ties with it needs no test.
+        lead="" if rival is None or rival.auroc == best.auroc else _compared(best, rival, scores),
         unsupervised="" if other is None else f"Without training labels {percent(other.auroc)}, {_who(other, best)}.",
     )
 
@@ -130,6 +133,8 @@ def _cautions(rows: Sequence[Finding], most: int, table: Sequence[Mean]) -> Iter
         )
     if tested and any(mean.seeds > 1 for mean in table):
         yield "Intervals of differences are about the choice of images, not of seeds."
+    if any(float(row.auroc) < _CHANCE for row in rows):
+        yield "An AUROC below 50 is worse than chance: OOD images score higher than ID images."
     if any(mean.auroc == 1 and mean.auroc_interval for mean in table):
         yield (
             "An AUROC of exactly 100 has an exact bound for its interval (Clopper and Pearson), because DeLong's "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from embedstore.correlation import Interval, Line, fit_line
 from embedstore.errors import NotAvailable
+from embedstore.report.attacked import ordinary
 from embedstore.report.means import Mean, means
 from embedstore.report.names import options, row_order
 from embedstore.report.table import Cell
@@ -56,6 +57,11 @@ class Correlation:
         return None if self.line is None else self.line.r_squared_interval()
 
     @property
+    def falls(self) -> bool:
+        """Whether better classifiers detect worse, and not by accident: the slope is negative, R² is not 0."""
+        return self.line is not None and self.line.slope < 0 < self.line.r_squared_interval()[0]
+
+    @property
     def slope(self) -> float | None:
         """AUROC per ID accuracy."""
         return None if self.line is None else self.line.slope
@@ -69,6 +75,8 @@ class Correlation:
 def correlations(cells: Iterable[Cell], voters: Iterable[Cell] = ()) -> list[Correlation]:
     """R² of ID accuracy against AUROC over the models, in reading order. Each point is the mean over the seeds.
 
+    Of ordinary OOD sets: those of an attack measure robustness.
+
     Parameters
     ----------
     cells : iterable of Cell
@@ -80,7 +88,7 @@ def correlations(cells: Iterable[Cell], voters: Iterable[Cell] = ()) -> list[Cor
     averaged = means(cells)
     accuracy = _accuracies(means(voters)) | _accuracies(averaged)
     groups: dict[tuple[str | None, ...], list[Mean]] = {}
-    for mean in averaged:
+    for mean in ordinary(averaged):
         key = (mean.id_dataset, mean.ood, mean.method, mean.variant, mean.score, mean.templates)
         groups.setdefault(key, []).append(mean)
     found = [_fit(group, accuracy) for group in groups.values()]

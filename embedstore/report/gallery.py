@@ -82,7 +82,7 @@ class Gallery:
 
 def galleries(store: Store, detectors: Mapping[str, Sequence[Detector]]) -> list[Gallery]:
     """One per ID set: by its best label-free detector and its best one, where their scores are stored."""
-    readers: dict[str, _Reader] = {}
+    readers: dict[str, Reader] = {}
     found = []
     for id_dataset, ranked in detectors.items():
         chosen = _chosen(ranked)
@@ -115,7 +115,7 @@ def _chosen(ranked: Sequence[Detector]) -> list[Detector]:
     return list({one.label: one for one in (free, *ranked[:1]) if one is not None}.values())
 
 
-def _strips(store: Store, detector: Detector, readers: dict[str, _Reader]) -> tuple[Strip | None, list[Strip]]:
+def _strips(store: Store, detector: Detector, readers: dict[str, Reader]) -> tuple[Strip | None, list[Strip]]:
     """The ID images, against all OOD images together, and the OOD images of each set."""
     own, others, every, name = np.empty(0), [], [], ""
     for ood in sorted(detector.results):
@@ -132,11 +132,11 @@ def _strips(store: Store, detector: Detector, readers: dict[str, _Reader]) -> tu
     return _strip(_reader(store, name, readers), detector.label, -own, -np.concatenate(every)), others
 
 
-def _reader(store: Store, name: str, readers: dict[str, _Reader]) -> _Reader:
-    return readers.setdefault(name, _Reader(store, name))
+def _reader(store: Store, name: str, readers: dict[str, Reader]) -> Reader:
+    return readers.setdefault(name, Reader(store, name))
 
 
-def _strip(reader: _Reader, label: str, scores: Float64, rivals: Float64) -> Strip:
+def _strip(reader: Reader, label: str, scores: Float64, rivals: Float64) -> Strip:
     """The images with the highest scores, each with the share of ``rivals`` (M,) that score lower."""
     order = np.argsort(np.where(np.isnan(scores), -np.inf, scores), kind="stable")[::-1]
     rows = [int(row) for row in order[:EACH] if not np.isnan(scores[row])]
@@ -154,7 +154,7 @@ def _strip(reader: _Reader, label: str, scores: Float64, rivals: Float64) -> Str
     return Strip(reader.name, label, pictures, reader.reason)
 
 
-class _Reader:
+class Reader:
     """Thumbnails of one split, if its source is at hand.
 
     Attributes
@@ -187,12 +187,17 @@ class _Reader:
 
     def thumbnail(self, row: int) -> str | None:
         """A JPEG of at most 96 × 96 pixels as ``data:`` URI; None, and a ``reason``, where it cannot be had."""
+        image = self.image(row)
+        return None if image is None else jpeg(image)
+
+    def image(self, row: int) -> Image.Image | None:
+        """In its own size; None, and a ``reason``, where it cannot be had."""
         if self._gone:
             return None
         try:
             source, rows = self._source()
             (payload,) = source.read(rows, row, row + 1)
-            return _jpeg(decode(payload))
+            return decode(payload)
         except ImportError as error:
             self._give_up(f"Images are read with Pillow, and it cannot be had: {error}.")
         except ImageError as error:
@@ -229,7 +234,8 @@ def at_hand(split: Split) -> Source:
     return open_source(split.source, dataset=split.dataset, split=split.split)
 
 
-def _jpeg(image: Image.Image) -> str:
+def jpeg(image: Image.Image) -> str:
+    """At most 96 × 96 pixels as ``data:`` URI. Shrinks the image itself."""
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     # Without the comment, which Pillow would take along, and which may be long or private.

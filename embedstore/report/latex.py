@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from embedstore.report.attacked import in_main_table
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.means import Mean, over_seeds
@@ -55,7 +56,7 @@ def to_latex(content: Content) -> str:
     head = (
         f"% Written by embedstore {escape(content.version)}. Needs \\usepackage{{booktabs}}; then \\input{{tables}}.\n"
     )
-    averaged = content.means
+    averaged, _ = in_main_table(content.means)
     sets = sorted({mean.id_dataset for mean in averaged})
     tables = [text for name in sets for text in _tables(name, [m for m in averaged if m.id_dataset == name], content)]
     return "\n".join([head, *tables] if tables else [head, "% There are no figures to print.\n"])

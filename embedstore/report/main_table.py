@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from embedstore.report.attacked import attacks, in_main_table
 from embedstore.report.commands import dataset_label
 from embedstore.report.means import Interval, Mean, RowKey, means, over_groups, over_seeds
 from embedstore.report.names import DEFAULT_METRICS, RowOrder, by_group, glossary, row_order
@@ -71,7 +72,8 @@ class MainTable:
     """The main table of one ID data set; ``footnotes`` are numbered from one.
 
     ``seeds`` is ``"over 3 seeds"`` where numbers are means, ``has_spread`` whether any of them differs between seeds,
-    ``has_variants`` whether any row has options, ``conventions`` the metric sets other than the default's.
+    ``has_variants`` whether any row has options, ``conventions`` the metric sets other than the default's,
+    ``elsewhere`` the attacks of which some columns are in their own section.
     """
 
     id_dataset: str
@@ -85,6 +87,7 @@ class MainTable:
     has_intervals: bool
     has_variants: bool
     conventions: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 def main_table(
@@ -98,7 +101,7 @@ def main_table(
         OOD sets by benchmark group (near, far). A group of several gets a column with their mean, before the sets;
         only rows with all of its sets have a number there. Without groups three sets or more get one over all.
     """
-    here = [cell for cell in cells if cell.id_dataset == id_dataset]
+    here, elsewhere = in_main_table(cell for cell in cells if cell.id_dataset == id_dataset)
     absent = [absence for absence in absences if absence.id_dataset == id_dataset]
     averaged = means(here)
     slots = _slots(here, averaged, groups or {})
@@ -123,6 +126,7 @@ def main_table(
         has_intervals=any(number.interval for number in numbers),
         has_variants=any(cell.variant for cell in here) or any(absence.variant for absence in absent),
         conventions=tuple(sorted({mean.metrics for mean in averaged} - {DEFAULT_METRICS})),
+        elsewhere=tuple(elsewhere),
     )
 
 
@@ -142,7 +146,10 @@ def _slots(cells: Sequence[Cell], averaged: Sequence[Mean], groups: Groups) -> l
         if over[0].sets > 1:
             column = Column(name, f"mean of {count(over[0].sets, 'set')}", is_mean=True)
             found.append(_Slot(column, {mean.row: mean for mean in over}))
-    for ood, names in by_group({cell.ood for cell in cells}, groups):
+    oods = {cell.ood for cell in cells}
+    left = attacks(oods)
+    # What attacks left comes after all that a reader looks for first.
+    for ood, names in sorted(by_group(oods, groups), key=lambda pair: pair[0].partition("/")[0] in left):
         detail = " · ".join(filter(None, [", ".join(names), _size(cells, ood)]))
         mine = {mean.row: mean for mean in averaged if mean.ood == ood}
         found.append(_Slot(Column(dataset_label(ood), detail), mine))

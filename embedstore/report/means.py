@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from embedstore.report.attacked import ordinary
 from embedstore.report.names import RowOrder, label, metric_set, named, row_order
 from embedstore.report.table import Cell, when
 
@@ -113,11 +114,12 @@ def means(cells: Iterable[Cell]) -> list[Mean]:
 def over_groups(table: Sequence[Mean], groups: Mapping[str, Sequence[str]]) -> dict[str, list[Mean]]:
     """Means over groups of OOD sets, of one ID set, by the group's name.
 
-    Those of a benchmark that some row has whole; where there are none, one over all sets, if there are three or more.
+    Those of a benchmark that some row has whole; where there are none, one over all ordinary sets, if there are three
+    or more.
     """
     whole = {name: over_sets(name, sets, table) for name, sets in groups.items()}
     whole = {name: over for name, over in whole.items() if over}
-    every = {mean.ood for mean in table if mean.auroc is not None}
+    every = {mean.ood for mean in ordinary(table) if mean.auroc is not None}
     if whole or len(every) < _FEWEST_SETS:
         return whole
     over = over_sets(ALL_SETS, every, table)

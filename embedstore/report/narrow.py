@@ -23,11 +23,14 @@ class Narrowing:
         By their names in the store; all where empty.
     benchmark : Benchmark, optional
         Its ID set and splits, and of each result the OOD sets that are the benchmark's.
+    asked : str
+        The benchmark as somebody spelled it: a name, or a file's path.
     """
 
     models: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     benchmark: Benchmark | None = None
+    asked: str = ""
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:

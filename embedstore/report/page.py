@@ -48,6 +48,7 @@ def render(content: Content, title: str | None = None, comparison: Comparison | 
         points=MOST_POINTS,
         bins=BINS,
         percent=percent,
+        listing=listing,
         dataset_label=dataset_label,
         warning=warning(content.states),
         states=state_rows(content.states),

@@ -116,7 +116,7 @@ def _view(fit: Correlation) -> View:
         return View("no R²", _described(fit, fit.reason or "no R²"), _figure(fit, None))
     x = [point.id_accuracy for point in fit.points]
     low, high = fit.interval
-    falls = ", falling" if fit.line.slope < 0 else ""
+    falls = ", falling" if fit.falls else ""
     caption = f"R² {fit.line.r_squared:.2f} ({low:.2f}–{high:.2f}){falls}"
     at = np.linspace(min(x), max(x), _BAND)
     below, above = fit.line.band(at)

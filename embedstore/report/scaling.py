@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from embedstore.records import Provenance
+from embedstore.report.attacked import ordinary
 from embedstore.report.commands import dataset_label
 from embedstore.report.lacks import NO_AUROC, Lack, some
 from embedstore.report.means import Mean, means
@@ -55,7 +56,7 @@ class Scaling:
 
 def scaling(cells: Iterable[Cell], models: Mapping[str, Provenance | None]) -> tuple[list[Scaling], list[Lack]]:
     """One per ID set with at least two models whose size or cost is known; and what is left out of each, and why."""
-    averaged = means(cells)
+    averaged = ordinary(means(cells))
     found, lacks = [], list[Lack]()
     for number, name in enumerate(sorted({mean.id_dataset for mean in averaged})):
         here = [mean for mean in averaged if mean.id_dataset == name]

@@ -13,6 +13,7 @@ from embedstore.report.few_shot import FewShot, few_shot
 from embedstore.report.gallery import missing_galleries
 from embedstore.report.lacks import Lack, told
 from embedstore.report.plots import Drawing, drawing, first_label, panels
+from embedstore.report.robustness import Robustness, robustness
 from embedstore.report.scaling import Scaling, scaling
 from embedstore.report.separation import Separation, missing_curves, separations
 from embedstore.report.views import FitTable, PointTable, fit_table, point_tables
@@ -38,6 +39,7 @@ class Sections:
     separations: tuple[Separation, ...]
     scalings: tuple[Scaling, ...]
     few_shots: tuple[FewShot, ...]
+    robustness: tuple[Robustness, ...]
     weak_spots: tuple[WeakSpots, ...]
     missing: tuple[str, ...] = ()
 
@@ -46,7 +48,8 @@ class Sections:
         """Everything that report.js draws."""
         drawn = [relation.drawing for relation in self.relations if relation.drawing is not None]
         drawn += [part.drawing for part in self.separations]
-        return [*drawn, *(part.drawing for part in self.scalings), *(part.drawing for part in self.few_shots)]
+        drawn += [*(part.drawing for part in self.scalings), *(part.drawing for part in self.few_shots)]
+        return [*drawn, *(part.drawing for part in self.robustness if part.drawing is not None)]
 
 
 def sections(content: Content) -> Sections:
@@ -54,6 +57,7 @@ def sections(content: Content) -> Sections:
     chosen = detectors(content.cells, content.results)
     scalings, no_scalings = scaling(content.cells, content.models)
     few_shots, no_few_shots = few_shot(content.cells)
+    attacked, not_attacked = robustness(content)
     spots, no_spots = weak_spots(content.results)
     lacks = [
         *_barren(content),
@@ -62,6 +66,7 @@ def sections(content: Content) -> Sections:
         *missing_galleries(chosen, content.cells, content.galleries),
         *no_scalings,
         *no_few_shots,
+        *not_attacked,
         *no_spots,
     ]
     return Sections(
@@ -69,6 +74,7 @@ def sections(content: Content) -> Sections:
         separations=tuple(separations(content.curves)),
         scalings=tuple(scalings),
         few_shots=tuple(few_shots),
+        robustness=tuple(attacked),
         weak_spots=tuple(spots),
         # Without a single number the summary says why, and that holds for everything.
         missing=tuple(told(lacks, content.datasets)) if content.cells else (),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedstore.errors import NotAvailable
+from embedstore.report.attacked import ordinary
 from embedstore.report.choice import MOST_METHODS, Detector
 from embedstore.report.commands import dataset_label
 from embedstore.report.distributions import ACCEPTED_AT, Curve, scores_against
@@ -78,7 +79,7 @@ def missing_scores(
     shown
         What is: ID set, label of the detector, and OOD set.
     """
-    averaged, lacks = means(cells), []
+    averaged, lacks = ordinary(means(cells)), []
     for name in sorted({mean.id_dataset for mean in averaged}):
         here = [mean for mean in averaged if mean.id_dataset == name]
         if name not in chosen:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedstore.report.attacked import in_main_table
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.distributions import Curve
@@ -97,7 +98,7 @@ def _wanted(content: Content) -> Iterator[tuple[str, str, str, float, _Drawing]]
     for (id_dataset, ood), some in drawn.items():
         yield "roc", id_dataset, ood, _HEIGHT, partial(_roc, curves=some[:MOST_CURVES])
     columns: dict[tuple[str, str], list[Mean]] = {}
-    for mean in content.means:
+    for mean in in_main_table(content.means)[0]:
         if mean.auroc is not None:
             columns.setdefault((mean.id_dataset, mean.ood), []).append(mean)
     for (id_dataset, ood), column in sorted(columns.items()):
@@ -120,7 +121,7 @@ def _relation(axes: Axes, fit: Correlation) -> None:
     line, about = fit.line, "no R²"
     if line is not None:
         low, high = line.r_squared_interval()
-        falls = ", falling" if line.slope < 0 else ""
+        falls = ", falling" if fit.falls else ""
         about = f"R² {line.r_squared:.2f} (95 % interval {low:.2f}–{high:.2f}), {line.n} models{falls}"
         across = np.linspace(x.min(), x.max(), 60)
         axes.plot(across, 100 * line.intercept + line.slope * across, color=_COLOURS[1], linewidth=1.2)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embedstore.report.attacked import attacks, ordinary
 from embedstore.report.commands import dataset_label
 from embedstore.report.fits import Correlation
 from embedstore.report.means import ALL_SETS, Mean, over_groups, over_seeds
@@ -58,7 +59,7 @@ def paragraphs(content: Content) -> list[str]:
     found = []
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
-        best, accuracy = _best(id_dataset, table, content.groups), _accuracy(id_dataset, table)
+        best, accuracy = _best(id_dataset, ordinary(table), content.groups), _accuracy(id_dataset, table)
         found.append(" ".join([*best, *accuracy, *_fits(id_dataset, content)]))
     return [" ".join(about), *found] if len(found) > 1 else [" ".join([*about, *found])]
 
@@ -68,12 +69,18 @@ def _scope(content: Content) -> str:
         why = "no method could run" if content.absences else "every result is out of date"
         return f"There are no figures to show: {why}."
     models, methods, oods = (len({getattr(c, name) for c in content.cells}) for name in ("model", "method", "ood"))
+    left = attacks({cell.ood for cell in content.cells})
+    oods -= len({cell.ood for cell in content.cells if cell.ood.partition("/")[0] in left})
+    against = [count(oods, "out-of-distribution (OOD) set")] if oods else []
+    against += [f"the images of {count(len(left), 'attack')} on OOD images"] if left else []
+    absent = len({absence.method for absence in content.absences} - {cell.method for cell in content.cells})
+    unable = f"; {count(absent, 'other method')} could not run" if absent else ""
     seeds = over_seeds(content.means)
     narrowed = content.narrowing.said
     return (
         f"{count(models, 'model')} and {count(methods, 'method')} {'are shown' if narrowed else 'were probed'} with "
         f"{listing(content.datasets)} as in-distribution (ID) data against "
-        f"{count(oods, 'out-of-distribution (OOD) set')}{f'; the numbers are means {seeds}' if seeds else ''}."
+        f"{listing(against)}{f'; the numbers are means {seeds}' if seeds else ''}{unable}."
         f"{f' The report is narrowed to {listing(narrowed)}.' if narrowed else ''}"
     )
 
@@ -92,6 +99,11 @@ def _best(id_dataset: str, table: Sequence[Mean], groups: Groups) -> Iterable[st
         clauses.append(clause)
     if clauses:
         yield f"With {id_dataset} as ID data the best AUROC is, {'; '.join(clauses)}."
+    known = {mean.ood for mean in table if mean.auroc is not None}
+    partial = [name for name, sets in groups.items() if not known.issuperset(sets)]
+    if partial:
+        some = listing(f"the {name} sets" for name in partial)
+        yield f"Of {some} some have no results, so there is no mean over them."
 
 
 def _targets(table: Sequence[Mean], groups: Groups) -> Iterable[tuple[str, list[Mean]]]:
@@ -100,11 +112,13 @@ def _targets(table: Sequence[Mean], groups: Groups) -> Iterable[tuple[str, list[
     sets = sorted({mean.ood for mean in known})
     if len(sets) <= _NAMED_ONE_BY_ONE:
         return [(f"against {dataset_label(ood)}", [mean for mean in known if mean.ood == ood]) for ood in sets]
-    whole = over_groups(known, groups)
-    return [
-        (f"on average over {f'the {len(sets)} OOD' if name == ALL_SETS else f'the {name}'} sets", over)
-        for name, over in whole.items()
-    ]
+    return [(_over(name, column), column) for name, column in over_groups(known, groups).items()]
+
+
+def _over(name: str, column: Sequence[Mean]) -> str:
+    if column[0].sets == 1:
+        return f"against {dataset_label(column[0].cells[0].ood)} ({name})"
+    return f"on average over {f'the {column[0].sets} OOD' if name == ALL_SETS else f'the {name}'} sets"
 
 
 def _accuracy(id_dataset: str, table: Sequence[Mean]) -> Iterable[str]:
@@ -138,7 +152,7 @@ def auroc(mean: Mean) -> float:
 
 def leaders(table: Iterable[Mean], value: Callable[[Mean], float]) -> list[Mean]:
     """All that share the largest value, those that need the least first."""
-    table = sorted(table, key=lambda mean: (mean.order, mean.model))
+    table = sorted(table, key=lambda mean: (supervised(mean), mean.order, mean.model))
     top = max(map(value, table))
     return [mean for mean in table if value(mean) == top]
 
@@ -204,4 +218,4 @@ class _RSquared:
 def _r_squared(fit: Correlation) -> _RSquared | None:
     if fit.line is None or fit.interval is None:
         return None
-    return _RSquared(fit.ood, fit.line.r_squared, fit.interval, len(fit.points), falls=fit.line.slope < 0)
+    return _RSquared(fit.ood, fit.line.r_squared, fit.interval, len(fit.points), falls=fit.falls)

@@ -74,10 +74,10 @@ def _which(some: Sequence[Correlation], fits: Sequence[Correlation]) -> str:
 
 
 def _r_squared(fit: Correlation) -> str:
-    """R² has no sign; where AUROC falls with accuracy, which is the opposite of what one hopes, an arrow says so."""
+    """R² has no sign; where AUROC falls with accuracy, and not by accident, an arrow says so."""
     if fit.r_squared is None:
         return DASH
-    return f"{fit.r_squared:.2f}{'↘' if fit.slope and fit.slope < 0 else ''}"
+    return f"{fit.r_squared:.2f}{'↘' if fit.falls else ''}"
 
 
 @dataclass(frozen=True)

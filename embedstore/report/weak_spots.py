@@ -206,9 +206,9 @@ def _agreement(result: Result) -> Iterable[Table]:
 def _templates(result: Result) -> Iterable[Table]:
     known = [(str(text), value) for text, value in result.details["template_accuracy"] if value is not None]
     if known:
-        templates = setting(result)[1]
+        who = label(result.model, result.method, f"prompts {setting(result)[1]}")
         yield Table(
-            f"ID accuracy of every single prompt ({label(result.model, templates)}), in percent.",
+            f"ID accuracy of every single prompt ({who}), in percent.",
             ("Prompt", "ID accuracy"),
             tuple((text, percent(value)) for text, value in sorted(known, key=lambda item: -item[1])),
             f"Of all of them together: {percent(result.id_accuracy)} %.",

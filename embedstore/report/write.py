@@ -70,8 +70,9 @@ def write_report(
     UnknownName
         If there are no results of a model or method that it is narrowed to.
     UsageError
-        If `out` is a file.
+        If `out` is a file or a store.
     """
+    folder = _folder(out)
     content = gather(store, narrowing)
     comparison = None if other is None else compare(content, store, other, narrowing)
     texts: dict[str, Callable[[], str]] = {
@@ -87,11 +88,7 @@ def write_report(
     for name, make in texts.items():
         files[name] = make()
         progress(1, len(names))
-    folder = Path(out)
-    try:
-        (folder / FOLDER if any("/" in name for name in files) else folder).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{folder} is not a folder; give --out a folder for the report's files") from error
+    (folder / FOLDER if any("/" in name for name in files) else folder).mkdir(parents=True, exist_ok=True)
     earlier = _written(folder / "results.json")
     for name, text in files.items():
         _replace(folder / name, text)
@@ -99,6 +96,17 @@ def write_report(
         if name not in files and _MAY_GO.fullmatch(name):
             (folder / name).unlink(missing_ok=True)
     return Written(folder / "report.html", tuple(folder / name for name in files), content, notes)
+
+
+def _folder(out: str | Path) -> Path:
+    """Where the files go; refused, before anything is computed, where they cannot or should not."""
+    folder = Path(out)
+    above = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not above.is_dir():
+        raise UsageError(f"{above} is not a folder; give --out a folder for the report's files")
+    if (folder / "zarr.json").exists():
+        raise UsageError(f"{folder} is a store, or lies in one; give --out another folder for the report's files")
+    return folder
 
 
 def _figures(content: Content, progress: Callable[[int, int], None]) -> tuple[dict[str, bytes], tuple[str, ...]]:

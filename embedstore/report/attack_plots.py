@@ -1,0 +1,173 @@
+"""Curves of attacks: AUROC against the number of steps, and by attack, or against the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedstore.report.attack_files import Crafted, across, place
+from embedstore.report.attacked import CLEAN, FLOAT, steps_of
+from embedstore.report.choice import MOST_METHODS
+from embedstore.report.commands import dataset_label
+from embedstore.report.judged import Judged
+from embedstore.report.plots import View, plain
+from embedstore.report.summary import count, percent
+
+_Panels = dict[str, dict[str, View]]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The numbers of one model's curves over the steps of one attack: under ``steps``, for every method its label."""
+
+    attack: str
+    model: str
+    steps: tuple[str, ...]
+    rows: tuple[tuple[str, int, tuple[str, ...]], ...]
+
+
+def series(rows: Sequence[Judged]) -> dict[str, int]:
+    """The number of each method's line, the same in every plot of an ID set; at most eight, the best when clean."""
+    highest: dict[str, float] = {}
+    for row in rows:
+        highest[row.method] = max(row.clean, highest.get(row.method, 0.0))
+    kept = sorted(highest, key=lambda method: -highest[method])[:MOST_METHODS]
+    ordered = sorted(kept, key=lambda method: min(row.order for row in rows if row.method == method))
+    return {method: number for number, method in enumerate(ordered)}
+
+
+def stages(
+    rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mapping[str, int]
+) -> tuple[_Panels, list[Stages]]:
+    """A panel for each attack of an ID set with features of steps on the way, and the numbers in it.
+
+    The clean images are step 0, the features before rounding the last one, where it is known how many there were.
+    """
+    panels, tables = _Panels(), list[Stages]()
+    for attack in dict.fromkeys(row.attack for row in rows):
+        views = {}
+        last = made[attack].steps if attack in made else None
+        for model in dict.fromkeys(row.model for row in rows):
+            mine = [row for row in rows if (row.attack, row.model) == (attack, model) and row.method in lines]
+            curves = [(row, _curve(row, last)) for row in mine]
+            curves = [(row, curve) for row, curve in curves if curve]
+            if curves:
+                steps = sorted({step for _, curve in curves for step in curve})
+                texts = [
+                    (row.label, lines[row.method], tuple(percent(curve.get(step)) for step in steps))
+                    for row, curve in curves
+                ]
+                tables.append(Stages(attack, model, tuple(f"{step:,}" for step in steps), tuple(texts)))
+                points = [(row, [(step, curve[step]) for step in sorted(curve)]) for row, curve in curves]
+                said = f"against the steps of {attack}. The numbers are in the table that follows."
+                views[model] = _view(points, lines, "steps", said)
+        if views:
+            panels[f"{attack}: steps"] = views
+    return _for_all(panels, rows, "Features on the way are kept of the attacked model alone."), tables
+
+
+def by_attack(rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mapping[str, int]) -> _Panels:
+    """A panel for each OOD set attacked in several ways, and one for attacks that differ in the budget alone."""
+    groups: dict[str, list[Crafted]] = {}
+    for name in dict.fromkeys(row.attack for row in rows):
+        attack = made.get(name)
+        if attack is not None and attack.ood is not None:
+            groups.setdefault(attack.ood, []).append(attack)
+    panels: dict[str, dict[str, View | None]] = {}
+    models = list(dict.fromkeys(row.model for row in rows))
+    for ood, some in groups.items():
+        kinds: dict[str | None, list[Crafted]] = {}
+        for attack in some:
+            kinds.setdefault(attack.but_budget, []).append(attack)
+        several = [those for kind, those in kinds.items() if kind is not None and len(those) > 1]
+        name = dataset_label(ood)
+        for number, those in enumerate(several, start=1):
+            title = f"{name}: budgets" + (f" ({number})" if len(several) > 1 else "")
+            panels[title] = {model: _compared(model, rows, ood, those, lines, ranked=True) for model in models}
+        if len(some) > 1 and [some] != several:
+            panels[f"{name}: attacks"] = {
+                model: _compared(model, rows, ood, some, lines, ranked=False) for model in models
+            }
+    known = {title: {model: view for model, view in views.items() if view} for title, views in panels.items()}
+    return _for_all({title: views for title, views in known.items() if views}, rows, "It was not tested so.")
+
+
+def _for_all(panels: _Panels, rows: Sequence[Judged], why: str) -> _Panels:
+    """Every model in every panel, so that the menu has them in one order: the attacked one first."""
+    drawn = {model for views in panels.values() for model in views}
+    models = [model for model in dict.fromkeys(row.model for row in rows) if model in drawn]
+    return {
+        title: {model: views.get(model, View("not available", why, None)) for model in models}
+        for title, views in panels.items()
+    }
+
+
+def _curve(row: Judged, last: int | None) -> dict[int, float]:
+    """AUROC by steps; empty where no step on the way is known."""
+    by_step = {steps_of(f"{row.attack}/{split}"): mean.auroc for split, mean in row.known.items()}
+    found = {step: value for step, value in by_step.items() if step is not None and value is not None}
+    if not found:
+        return {}
+    whole = row.auroc(FLOAT)
+    return {**found, 0: row.clean, **({last: whole} if last is not None and whole is not None else {})}
+
+
+def _compared(
+    model: str,
+    rows: Sequence[Judged],
+    ood: str,
+    attacks: Sequence[Crafted],
+    lines: Mapping[str, int],
+    *,
+    ranked: bool,
+) -> View | None:
+    """Of one model; `ranked` attacks are placed by their budgets. None where fewer than two were tested."""
+    mine = {(row.attack, row.method): row for row in rows if row.model == model and row.method in lines}
+    names = [attack.name for attack in attacks if any(name == attack.name for name, _ in mine)]
+    if len(names) < 2:
+        return None
+    budgets = {attack.name: attack.budget for attack in attacks if attack.budget is not None}
+    short = {name: plain(name.removeprefix(f"{ood.partition('/')[0]}-")) for name in names}
+    curves = []
+    for method in lines:
+        known = [mine[name, method] for name in names if (name, method) in mine]
+        if not known:
+            continue
+        points: list[tuple[Any, float]] = [
+            (place(budgets[row.attack]) if ranked else short[row.attack], row.adversarial) for row in known
+        ]
+        # One number where all are of the same images; of a choice each, clean images would have several.
+        if len({row.clean for row in known}) == 1:
+            points.insert(0, (0 if ranked else CLEAN, known[0].clean))
+        curves.append((known[0], sorted(points) if ranked else points))
+    said = f"on {dataset_label(ood)} after {count(len(names), 'attack')}. The numbers are in the tables before."
+    return _view(curves, lines, across(budgets.values()) if ranked else "", said, joined=ranked)
+
+
+def _view(
+    curves: Sequence[tuple[Judged, Sequence[tuple[Any, float]]]],
+    lines: Mapping[str, int],
+    x: str,
+    said: str,
+    *,
+    joined: bool = True,
+) -> View:
+    from plotly import graph_objects as go
+
+    traces = [
+        go.Scatter(
+            x=[at for at, _ in points],
+            y=[round(100 * value, 2) for _, value in points],
+            mode="lines+markers" if joined else "markers",
+            meta=f"series {lines[row.method]}",
+            text=[plain(row.label)] * len(points),
+            hovertemplate=f"<b>%{{text}}</b><br>{x} %{{x}}<br>AUROC %{{y:.1f}} %<extra></extra>",
+        )
+        for row, points in curves
+    ]
+    first = curves[0][0]
+    axis = {"title": {"text": x}, "type": "linear" if joined else "category"}
+    layout = go.Layout(xaxis=axis, yaxis={"title": {"text": "AUROC (%)"}})
+    description = f"AUROC of {count(len(curves), 'score')} of {first.model} with {first.id_dataset} as ID data, {said}"
+    return View("", description, {"data": [t.to_plotly_json() for t in traces], "layout": layout.to_plotly_json()})

@@ -1,0 +1,88 @@
+"""Which OOD sets an attack left: clean and manipulated images, and features of them, under the name of one data set.
+
+They measure robustness, and have a section of their own. In a mean over OOD sets, in R² and in the lead of the summary
+they would count the same images several times, some of which were made so that detection fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from embedstore.report.names import options
+
+CLEAN, ADVERSARIAL, FLOAT = "clean", "adversarial", "float"
+LEFT_OUT = "train_left_out"  # what a variant says of `probe --without`
+_STEP = re.compile(r"step-(\d{1,9})")
+
+
+class _Against(Protocol):
+    @property
+    def id_dataset(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def ood(self) -> str: ...
+
+
+_Item = TypeVar("_Item", bound=_Against)
+
+
+def attacks(oods: Iterable[str]) -> list[str]:
+    """The data sets among OOD sets (``"name/split"``) that an attack left: those with both its splits. Sorted."""
+    splits: dict[str, set[str]] = {}
+    for ood in oods:
+        dataset, _, split = ood.partition("/")
+        splits.setdefault(dataset, set()).add(split)
+    return sorted(name for name, found in splits.items() if {CLEAN, ADVERSARIAL} <= found)
+
+
+def steps_of(ood: str) -> int | None:
+    """After how many steps the features of a split ``step-K`` were kept; None of any other split."""
+    found = _STEP.fullmatch(ood.partition("/")[2])
+    return int(found[1]) if found else None
+
+
+def ordinary(items: Iterable[_Item]) -> list[_Item]:
+    """Those that are neither against what an attack left nor, beside an attack, without the train images it aimed at.
+
+    Of an ID set that was tested against nothing else, those against the clean images, which are no worse than others.
+    """
+    items = list(items)
+    by_set: dict[str, set[str]] = {}
+    for item in items:
+        by_set.setdefault(item.id_dataset, set()).add(item.ood)
+    kept = {name: _ordinary(oods) for name, oods in by_set.items()}
+    attacked = {name for name, oods in by_set.items() if attacks(oods)}
+    return [
+        item
+        for item in items
+        if item.ood in kept[item.id_dataset] and not (item.id_dataset in attacked and LEFT_OUT in options(item.variant))
+    ]
+
+
+def _ordinary(oods: set[str]) -> set[str]:
+    left = set(attacks(oods))
+    others = {ood for ood in oods if ood.partition("/")[0] not in left}
+    return others or {f"{name}/{CLEAN}" for name in left}
+
+
+def in_main_table(items: Iterable[_Item]) -> tuple[list[_Item], list[str]]:
+    """Those that have a column in the main table, and the attacks that leave some out.
+
+    An attack whose features were kept on the way would fill the table with columns that its own section draws.
+    """
+    items = list(items)
+    oods = {item.ood for item in items}
+    crowded = {name for name in attacks(oods) if any(steps_of(ood) is not None for ood in oods if _is_of(ood, name))}
+    hidden = {ood for ood in oods for name in crowded if _is_of(ood, name) and _is_on_the_way(ood)}
+    return [item for item in items if item.ood not in hidden], sorted(crowded)
+
+
+def _is_of(ood: str, attack: str) -> bool:
+    return ood.partition("/")[0] == attack
+
+
+def _is_on_the_way(ood: str) -> bool:
+    return ood.partition("/")[2] == FLOAT or steps_of(ood) is not None

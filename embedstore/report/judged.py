@@ -1,0 +1,210 @@
+"""What detectors make of attacked images: of every model and method the best score, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from embedstore.errors import NotAvailable
+from embedstore.metrics.counts import threshold_index
+from embedstore.records import FloatArray, Result
+from embedstore.report.attack_files import Crafted
+from embedstore.report.attacked import ADVERSARIAL, CLEAN, LEFT_OUT, attacks
+from embedstore.report.choice import result_of
+from embedstore.report.distributions import scores_of, tested_split
+from embedstore.report.means import Mean, means
+from embedstore.report.names import RowOrder, options, row_order
+from embedstore.report.summary import once
+from embedstore.report.table import Cell, when
+
+TPR = 0.95
+
+# Model, ID set, method, options without the images that were left out, score, template set.
+_Row = tuple[str, str, str, frozenset[tuple[str, str]], str, str | None]
+
+
+@dataclass(frozen=True)
+class Success:
+    """Images that were rejected when clean, and how many of them are accepted now."""
+
+    accepted: int
+    rejected: int
+
+    @property
+    def share(self) -> float | None:
+        """In [0, 1]; None where none was rejected."""
+        return self.accepted / self.rejected if self.rejected else None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The best score of one method of one model, by its AUROC on the clean images, against one attack.
+
+    Attributes
+    ----------
+    attack : str
+        The data set.
+    label : str
+        The name of the table row.
+    known : mapping of str to Mean
+        By split: ``clean``, ``adversarial``, and of ``float`` and ``step-K`` those that there are; all have an AUROC.
+    without : Mean or None
+        Adversarial, with the targets left out of the train images: `known`'s own where the method reads none.
+    reads_train : bool or None
+        Whether it does; None where that is not known.
+    left_out : int or None
+        How many images were left out.
+    result : Result or None
+        With scores on the clean and the adversarial images, of the first seed.
+    """
+
+    id_dataset: str
+    attack: str
+    model: str
+    method: str
+    score: str
+    label: str
+    order: tuple[RowOrder, str]
+    known: Mapping[str, Mean]
+    without: Mean | None = None
+    reads_train: bool | None = None
+    left_out: int | None = None
+    result: Result | None = None
+
+    def auroc(self, split: str) -> float | None:
+        """In [0, 1]; None where it was not tested so."""
+        return self.known[split].auroc if split in self.known else None
+
+    @property
+    def clean(self) -> float:
+        """AUROC."""
+        return self.known[CLEAN].auroc or 0.0
+
+    @property
+    def adversarial(self) -> float:
+        """AUROC."""
+        return self.known[ADVERSARIAL].auroc or 0.0
+
+    def scores(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(N,) of the ID images, (M,) of the clean and (M,) of the adversarial images, NaN where one has none.
+
+        Raises
+        ------
+        NotAvailable
+            There are none; the message says why.
+        """
+        if self.result is None:
+            both = f"`embedstore probe --ood {self.attack}:{CLEAN} --ood {self.attack}:{ADVERSARIAL}` does that"
+            raise NotAvailable(f"no single result has the scores of both, clean and adversarial; {both}")
+        sets = tested_split(self.result), f"{self.attack}/{CLEAN}", f"{self.attack}/{ADVERSARIAL}"
+        s_id, clean, adversarial = (scores_of(self.result, self.score, name) for name in sets)
+        if clean.shape != adversarial.shape:
+            raise NotAvailable(f"there are {len(clean):,} clean and {len(adversarial):,} adversarial images")
+        return s_id, clean, adversarial
+
+
+def judged(cells: Iterable[Cell], results: Iterable[Result], made: Mapping[str, Crafted]) -> list[Judged]:
+    """By ID set and attack, the attacked model first; methods in reading order.
+
+    Parameters
+    ----------
+    made : mapping of str to Crafted
+        What is known of the attacks, by name.
+    """
+    by_place: dict[tuple[str, str], list[Mean]] = {}
+    for mean in once(means(cells)):
+        if mean.auroc is not None:
+            by_place.setdefault((mean.id_dataset, mean.ood.partition("/")[0]), []).append(mean)
+    newest = sorted(results, key=when, reverse=True)
+    found = []
+    for (_, name), table in sorted(by_place.items()):
+        if attacks(mean.ood for mean in table):
+            found += _against(table, made.get(name, Crafted(name)), newest)
+    return found
+
+
+def threshold(s_id: FloatArray) -> float:
+    """The largest that accepts 95 % of the ID images (N,): a score of at least this is accepted. NaN does not count."""
+    known = np.sort(s_id[~np.isnan(s_id)])
+    return float(known[threshold_index(TPR, len(known))])
+
+
+def success(s_id: FloatArray, clean: FloatArray, adversarial: FloatArray) -> Success:
+    """At the threshold that accepts 95 % of the ID images.
+
+    Parameters
+    ----------
+    s_id : (N,) float64
+    clean, adversarial : (M,) float64
+        Of the same images; one without either score does not count.
+    """
+    least = threshold(s_id)
+    rejected = (clean < least) & ~np.isnan(adversarial)
+    return Success(int((rejected & (adversarial >= least)).sum()), int(rejected.sum()))
+
+
+def best(rows: Sequence[Judged], model: str | None) -> Judged:
+    """Of the highest AUROC on the clean images, which is by what one would have chosen it; of `model` if it has any."""
+    mine = [row for row in rows if row.model == model] or list(rows)
+    return max(sorted(mine, key=lambda row: (row.order, row.model)), key=lambda row: row.clean)
+
+
+def _against(table: Sequence[Mean], attack: Crafted, newest: Sequence[Result]) -> list[Judged]:
+    whole: dict[_Row, dict[str, Mean]] = {}
+    without: dict[_Row, list[tuple[int, Mean]]] = {}
+    for mean in table:
+        row, left_out = _row(mean), _number(options(mean.variant).get(LEFT_OUT))
+        split = mean.ood.partition("/")[2]
+        if left_out is None:
+            whole.setdefault(row, {})[split] = mean
+        elif split == ADVERSARIAL:
+            without.setdefault(row, []).append((left_out, mean))
+    every: dict[tuple[str, str], list[tuple[_Row, dict[str, Mean]]]] = {}
+    for row, known in whole.items():
+        if {CLEAN, ADVERSARIAL} <= known.keys():
+            every.setdefault((row[0], row[2]), []).append((row, known))
+    chosen = [max(rows, key=lambda pair: pair[1][CLEAN].auroc or 0.0) for rows in every.values()]
+    found = []
+    for row, known in chosen:
+        one = _judged(known, attack.name, newest)
+        fitting = [pair for pair in without.get(row, []) if pair[0] >= (attack.targets or 0)]
+        if fitting and attack.targets != 0:
+            left_out, mean = min(fitting, key=lambda pair: pair[0])
+            one = replace(one, without=mean, left_out=left_out, reads_train=True)
+        elif one.reads_train is False and without:
+            one = replace(one, without=known[ADVERSARIAL])
+        found.append(one)
+    return sorted(found, key=lambda one: (one.model != attack.model, one.model, one.order))
+
+
+def _judged(known: Mapping[str, Mean], attack: str, newest: Sequence[Result]) -> Judged:
+    mean = known[CLEAN]
+    result = result_of(mean, newest, f"{attack}/{ADVERSARIAL}")
+    return Judged(
+        id_dataset=mean.id_dataset,
+        attack=attack,
+        model=mean.model,
+        method=mean.method,
+        score=mean.score,
+        label=mean.label,
+        order=(row_order(mean.method, mean.variant, mean.score), mean.templates or ""),
+        known=known,
+        reads_train=None if result is None else _reads_train(result),
+        result=result,
+    )
+
+
+def _reads_train(result: Result) -> bool:
+    own, tested = f"images/{result.id_dataset}/", f"images/{tested_split(result)}"
+    return any(name.startswith(own) and name != tested for name in result.inputs)
+
+
+def _row(mean: Mean) -> _Row:
+    others = frozenset(pair for pair in options(mean.variant).items() if pair[0] != LEFT_OUT)
+    return (mean.model, mean.id_dataset, mean.method, others, mean.score, mean.templates)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None

@@ -1,0 +1,280 @@
+"""The section on attacks: AUROC on clean and on adversarial images, how many pass that did not before, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from embedstore.errors import NotAvailable
+from embedstore.report.attack_files import Crafted
+from embedstore.report.attack_gallery import AttackGallery
+from embedstore.report.attack_plots import Stages, by_attack, series, stages
+from embedstore.report.attacked import ADVERSARIAL, CLEAN, FLOAT, steps_of
+from embedstore.report.commands import dataset_label
+from embedstore.report.content import Content
+from embedstore.report.judged import Judged, Success, best, judged, success
+from embedstore.report.lacks import Lack, some
+from embedstore.report.means import Mean
+from embedstore.report.names import label
+from embedstore.report.plots import Drawing, drawing
+from embedstore.report.summary import DASH, count, percent, whole
+
+_WHAT = "robustness to adversarially manipulated images"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: ``series`` is the number of its line in the plots, None where it has none."""
+
+    label: str
+    series: int | None
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Against:
+    """One ID set and one attack.
+
+    ``said`` is what was done to the images, empty where nobody knows; ``models`` has of every model its role
+    (``"attacked"``, ``"transfer"``, empty where that is not known) and its lines under ``columns``.
+    """
+
+    attack: str
+    said: str
+    lead: tuple[str, ...]
+    columns: tuple[str, ...]
+    models: tuple[tuple[str, str, tuple[Line, ...]], ...]
+    fine: tuple[str, ...]
+    gallery: AttackGallery | None
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """One ID set; ``drawing`` is None without curves, ``stages`` holds the numbers of those over steps.
+
+    ``some_methods`` is true where there are more methods than lines can be told apart.
+    """
+
+    id_dataset: str
+    attacks: tuple[Against, ...]
+    drawing: Drawing | None
+    stages: tuple[Stages, ...]
+    some_methods: bool
+
+
+def robustness(content: Content) -> tuple[list[Robustness], list[Lack]]:
+    """One per ID set that was tested against an attack's images; and what is not shown of each, and why.
+
+    Reads per-image scores, of one row after the other.
+    """
+    made = {attack.name: attack for attack in content.attacks}
+    rows = judged(content.cells, content.results, made)
+    found, lacks = [], list[Lack]()
+    for number, name in enumerate(sorted({cell.id_dataset for cell in content.cells})):
+        here = [row for row in rows if row.id_dataset == name]
+        if not here:
+            why = "no OOD set in this report is what `embedstore attack` leaves, clean and adversarial images"
+            lacks.append(Lack(name, _WHAT, why))
+            continue
+        lines = series(here)
+        panels = {**(curves := stages(here, made, lines))[0], **by_attack(here, made, lines)}
+        drawn = drawing(f"robust-{number}", "Model", panels) if panels else None
+        parts, missing = [], list[Lack]()
+        for attack in dict.fromkeys(row.attack for row in here):
+            mine = [row for row in here if row.attack == attack]
+            wins, why_not = _successes(mine, made.get(attack, Crafted(attack)))
+            galleries = (one for one in content.attack_galleries if (one.id_dataset, one.attack) == (name, attack))
+            known = made.get(attack, Crafted(attack))
+            parts.append(_against(mine, wins, known, lines if drawn else {}, next(galleries, None)))
+            missing += _lacks(mine, why_not, known)
+        found.append(
+            Robustness(name, tuple(parts), drawn, tuple(curves[1]), len({row.method for row in here}) > len(lines))
+        )
+        lacks += [*missing, *_undrawn(name, here, made, panels)]
+    return found, lacks
+
+
+def _successes(rows: Sequence[Judged], attack: Crafted) -> tuple[dict[int, Success], dict[str, list[Judged]]]:
+    """By place in `rows`; and rows without, by the reason."""
+    found, why_not = {}, dict[str, list[Judged]]()
+    for at, row in enumerate(rows):
+        try:
+            if attack.paired is False:
+                raise NotAvailable("the clean and the adversarial rows do not have the same keys")
+            found[at] = success(*row.scores())
+        except NotAvailable as error:
+            why_not.setdefault(str(error), []).append(row)
+    return found, why_not
+
+
+def _against(
+    rows: Sequence[Judged],
+    wins: Mapping[int, Success],
+    attack: Crafted,
+    lines: Mapping[str, int],
+    gallery: AttackGallery | None,
+) -> Against:
+    columns = {
+        "Clean": [percent(row.clean) for row in rows],
+        "Adversarial": [percent(row.adversarial) for row in rows],
+        "Difference": [_signed(row.adversarial - row.clean) for row in rows],
+        "Before rounding": [percent(row.auroc(FLOAT)) for row in rows],
+        "Without targets": [percent(row.without.auroc if row.without else None) for row in rows],
+        "FPR95": [percent(row.known[ADVERSARIAL].fpr95) for row in rows],
+        "Success": [_won(wins.get(at)) for at in range(len(rows))],
+    }
+    columns = {name: texts for name, texts in columns.items() if set(texts) != {DASH}}
+    models: dict[str, list[Line]] = {}
+    for at, row in enumerate(rows):
+        values = tuple(texts[at] for texts in columns.values())
+        models.setdefault(row.model, []).append(Line(row.label, lines.get(row.method), values))
+    return Against(
+        attack=attack.name,
+        said=attack.said,
+        lead=tuple(_lead(rows, wins, attack)),
+        columns=tuple(columns),
+        models=tuple((model, _role(model, attack), tuple(those)) for model, those in models.items()),
+        fine=tuple(_fine(rows, columns)),
+        gallery=gallery,
+    )
+
+
+def _role(model: str, attack: Crafted) -> str:
+    return "" if attack.model is None else "attacked" if model == attack.model else "transfer"
+
+
+def _lead(rows: Sequence[Judged], wins: Mapping[int, Success], attack: Crafted) -> Iterable[str]:
+    """What the attack does to the detector that looked best, and whether the bank is to blame."""
+    row = best(rows, attack.model)
+    who = f"{row.label} of {row.model}" + (", the model that was attacked" if row.model == attack.model else "")
+    drop = _tenths(row.clean - row.adversarial)
+    change = f"{_points(drop)} less" if drop > 0 else "no less" if drop == 0 else f"{_points(-drop)} more"
+    yield (
+        f"On the clean images the best detector is {who}, with an AUROC of "
+        f"{_measured(row.known[CLEAN], in_words=True)}. On the adversarial images its AUROC is "
+        f"{_measured(row.known[ADVERSARIAL])}, {change}."
+    )
+    if drop > 0:
+        yield from _undone(row, drop)
+    won = wins.get(list(rows).index(row))
+    if won is not None and won.rejected:
+        yield (
+            f"At the threshold that accepts 95 % of the ID images it rejects {count(won.rejected, 'clean image')}, of "
+            f"which it accepts {won.accepted:,} when adversarial."
+        )
+    others = {other.model for other in rows} - {row.model}
+    if row.model == attack.model and others:
+        # Each by the detector that one would have chosen for it.
+        finest = [best([one for one in rows if one.model == model], model) for model in sorted(others)]
+        yield _transferred(finest)
+
+
+def _transferred(finest: Sequence[Judged]) -> str:
+    """What the images do to models that they were not made with, by the best detector of each."""
+    if len(finest) == 1:
+        (one,) = finest
+        change = f"from {_share(one.clean)} to {_share(one.adversarial)}"
+        return f"The images were not made with {one.model}: the AUROC of its best detector, {one.label}, goes {change}."
+    changes = sorted((one.adversarial - one.clean for one in finest), key=_tenths)
+    low, high = _signed(changes[0]), whole(f"{_signed(changes[-1])} points")
+    return f"The images were not made with {len(finest)} of the models: there that AUROC changes by {low} to {high}."
+
+
+def _undone(row: Judged, drop: float) -> Iterable[str]:
+    if row.reads_train is False:
+        yield "It reads no train image, so that it makes no difference to it whether the targets are among them."
+    if row.without is None or row.reads_train is False:
+        return
+    value = row.without.auroc or 0.0
+    regained = _tenths(value - row.adversarial)
+    if regained >= drop:
+        end = "no less than on the clean images before, so that this undoes the attack"
+    elif regained <= 0:
+        end = "that brings nothing back"
+    else:
+        part = "more than half" if 2 * regained > drop else "no more than half"
+        end = f"that brings back {regained:.1f} of the {_points(drop)}, {part}"
+    yield f"With the targets left out of the train images it is {_measured(row.without)}: {end}."
+
+
+def _fine(rows: Sequence[Judged], columns: Mapping[str, object]) -> Iterable[str]:
+    """What the columns are, of those that there are."""
+    if "Without targets" in columns:
+        numbers = sorted({row.left_out for row in rows if row.left_out is not None})
+        which = " or ".join(f"{number:,} train images" for number in numbers) or "train images"
+        yield (
+            f"Without targets: AUROC on the adversarial images with {which} left out, those that probe was told to; of "
+            f"a method that reads no train image it is the same number."
+        )
+    if "Success" in columns:
+        more = "; of several seeds, the first" if any(row.known[CLEAN].seeds > 1 for row in rows) else ""
+        yield (
+            "Success: of the images that a detector rejects when clean (their number in brackets), the share that it "
+            f"accepts when adversarial, at the threshold that accepts 95 % of the ID test images{more}."
+        )
+
+
+def _won(found: Success | None) -> str:
+    return DASH if found is None else f"{percent(found.share)} ({found.rejected:,})"
+
+
+def _lacks(rows: Sequence[Judged], why_not: Mapping[str, Sequence[Judged]], attack: Crafted) -> Iterable[Lack]:
+    name, against = rows[0].id_dataset, f"against {attack.name}"
+    for why, those in why_not.items():
+        labels = [label(row.label, row.model) for row in those]
+        which = "" if len(those) == len(rows) else f" of {some(labels)}"
+        yield Lack(name, f"the attack's success {against}{which}", why)
+    if not any(FLOAT in row.known for row in rows):
+        why = f"{attack.name}:{FLOAT} was not tested; `embedstore probe --ood` does that"
+        yield Lack(name, f"AUROC before rounding {against}", why)
+    if attack.targets != 0 and not any(row.without is not None for row in rows):
+        why = "no method that read train images was tested with them left out; `embedstore probe --without targets.txt`"
+        yield Lack(name, f"AUROC {against} without the images that were aimed at", f"{why}, with the attack's file")
+
+
+def _undrawn(
+    id_dataset: str, rows: Sequence[Judged], made: Mapping[str, Crafted], panels: Mapping[str, object]
+) -> Iterable[Lack]:
+    names = list(dict.fromkeys(row.attack for row in rows))
+    stepped = {row.attack for row in rows for split in row.known if steps_of(f"{row.attack}/{split}") is not None}
+    without = [name for name in names if name not in stepped]
+    if without:
+        why = "no features of steps on the way were tested; `embedstore attack --snapshot` keeps them"
+        yield Lack(id_dataset, f"AUROC against steps, of {some(without)}", why)
+    unknown = [name for name in names if name not in made or made[name].folder is None]
+    reasons: dict[str, list[str]] = {}
+    for name in unknown:
+        reasons.setdefault(made.get(name, Crafted(name)).reason, []).append(name)
+    for why, some_names in reasons.items():
+        what = f"the images of {some(some_names)}, which model was attacked, and how the attack compares with others"
+        yield Lack(id_dataset, what, why)
+    oods = [made[name].ood for name in names if name in made and made[name].ood is not None]
+    for ood in dict.fromkeys(oods):
+        if oods.count(ood) == 1 and ood is not None:
+            why = "there is one attack, and it takes two"
+            yield Lack(id_dataset, f"AUROC by attack on {dataset_label(ood)}", why)
+
+
+def _tenths(fraction: float) -> float:
+    """Percentage points as they are printed, so that sentences compare what a reader sees."""
+    return round(100 * fraction, 1) + 0.0
+
+
+def _points(value: float) -> str:
+    return whole(f"{value:.1f} points")
+
+
+def _measured(mean: Mean, *, in_words: bool = False) -> str:
+    """An AUROC with its 95 % interval, where it has one; `in_words` says that it is one."""
+    bounds = mean.auroc_interval
+    said = f"{whole('95 % interval')} " if in_words else ""
+    return _share(mean.auroc or 0.0) + (f" ({said}{percent(bounds[0])}–{percent(bounds[1])})" if bounds else "")
+
+
+def _share(fraction: float) -> str:
+    return whole(f"{percent(fraction)} %")
+
+
+def _signed(fraction: float) -> str:
+    value = _tenths(fraction)
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if value else "0.0"
