@@ -166,14 +166,17 @@ def _against(table: Sequence[Mean], attack: Crafted, newest: Sequence[Result]) -
         if {CLEAN, ADVERSARIAL} <= known.keys():
             every.setdefault((row[0], row[2]), []).append((row, known))
     chosen = [max(rows, key=lambda pair: pair[1][CLEAN].auroc or 0.0) for rows in every.values()]
+    # Fewer images than were aimed at are not all of them; and nothing is left out of what was aimed at no image.
+    fewest = attack.targets or 0
+    without = {row: [pair for pair in pairs if pair[0] >= fewest] for row, pairs in without.items()}
+    tried = attack.targets != 0 and any(without.values())
     found = []
     for row, known in chosen:
         one = _judged(known, attack.name, newest)
-        fitting = [pair for pair in without.get(row, []) if pair[0] >= (attack.targets or 0)]
-        if fitting and attack.targets != 0:
-            left_out, mean = min(fitting, key=lambda pair: pair[0])
+        if tried and without.get(row):
+            left_out, mean = min(without[row], key=lambda pair: pair[0])
             one = replace(one, without=mean, left_out=left_out, reads_train=True)
-        elif one.reads_train is False and without:
+        elif tried and one.reads_train is False:
             one = replace(one, without=known[ADVERSARIAL])
         found.append(one)
     return sorted(found, key=lambda one: (one.model != attack.model, one.model, one.order))
