@@ -177,6 +177,12 @@ class Provenance:
         """How images were made into pixels: ``"exact"`` or ``"fast"``."""
         return str(self.preprocess.get("decode", "exact"))
 
+    @property
+    def defence(self) -> str | None:
+        """What images went through before the model saw them, as ``"jpeg:75"``; None where nothing."""
+        found = self.preprocess.get("defence")
+        return None if found is None else str(found)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; :meth:`from_json` reads it back."""
         value = asdict(self)

@@ -57,7 +57,7 @@ def main(
     if len(set(models)) < 3:
         raise click.UsageError("R² over the models needs three of them at least; repeat --model")
     if into is not None:
-        _put("", into, dry_run=True)  # before hours of work, not after
+        put("", into, BEGIN, END, dry_run=True)  # before hours of work, not after
     arguments = ["--data", data, "--out", out, *(["--limit", limit] if limit else [])]
     arguments += ["--test-limit", test_limit] if test_limit else []
     arguments += [word for model in models for word in ("--model", model)]
@@ -67,17 +67,18 @@ def main(
     text = tables(list(Store.open(f"{out}/store.zarr").results()))
     Path(out, "tables.md").write_text(text)
     if into is not None:
-        _put(text, into)
+        put(text, into, BEGIN, END)
 
 
-def _put(text: str, into: str, *, dry_run: bool = False) -> None:
+def put(text: str, into: str, begin: str, end: str, *, dry_run: bool = False) -> None:
+    """Replace what stands between two marks in a file; with `dry_run` only see whether they are there."""
     place = Path(into)
     whole = place.read_text()
-    if BEGIN not in whole or END not in whole:
-        raise click.UsageError(f"{into} has no lines {BEGIN} and {END} to put the tables between")
+    if begin not in whole or end not in whole:
+        raise click.UsageError(f"{into} has no lines {begin} and {end} to put the tables between")
     if not dry_run:
-        marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-        place.write_text(marked.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", whole))
+        marked = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+        place.write_text(marked.sub(lambda _: f"{begin}\n\n{text}\n{end}", whole))
 
 
 def tables(results: Sequence[Result]) -> str:
@@ -106,8 +107,8 @@ def accuracies(results: Sequence[Result]) -> str:
     for label in dict.fromkeys(_label(result) for result in results):
         by_model = {result.model: result.id_accuracy for result in results if _label(result) == label}
         if any(value is not None for value in by_model.values()):
-            rows.append([label, *(_percent(by_model.get(model)) for model in models)])
-    return _markdown(["classifier", *models], rows)
+            rows.append([label, *(percent(by_model.get(model)) for model in models)])
+    return markdown(["classifier", *models], rows)
 
 
 def grid(results: Sequence[Result], sets: Sequence[str]) -> str:
@@ -123,7 +124,7 @@ def grid(results: Sequence[Result], sets: Sequence[str]) -> str:
             y = {model: by[sets[0]]["auroc"] for model, by in whole.items()}
             row.append(_r_squared(x, y))
         rows.append(row)
-    return _markdown(["method · score", *models, *(["R² [95 %]"] if len(sets) == 1 else [])], rows)
+    return markdown(["method · score", *models, *(["R² [95 %]"] if len(sets) == 1 else [])], rows)
 
 
 def correlations(results: Sequence[Result]) -> str:
@@ -141,7 +142,7 @@ def correlations(results: Sequence[Result]) -> str:
         ranks = [f"{found.pearson:.2f}", f"{found.spearman:.2f}", f"{found.kendall:.2f}"]
         low, high = found.interval
         rows.append([name, str(found.n), f"{found.r_squared:.2f} [{low:.2f}, {high:.2f}]", *ranks, influence])
-    return _markdown(["against", "models", "R² [95 %]", "Pearson", "Spearman", "Kendall", "most influential"], rows)
+    return markdown(["against", "models", "R² [95 %]", "Pearson", "Spearman", "Kendall", "most influential"], rows)
 
 
 def costs(results: Iterable[Result]) -> str:
@@ -150,7 +151,7 @@ def costs(results: Iterable[Result]) -> str:
     for result in results:
         seconds[_label(result)] = seconds.get(_label(result), 0) + result.seconds
     rows = [[label, f"{value:.1f}"] for label, value in seconds.items()]
-    return _markdown(["method", "seconds"], [*rows, ["all", f"{sum(seconds.values()):.0f}"]])
+    return markdown(["method", "seconds"], [*rows, ["all", f"{sum(seconds.values()):.0f}"]])
 
 
 def _label(result: Result) -> str:
@@ -179,11 +180,13 @@ def _r_squared(x: Mapping[str, float], y: Mapping[str, float]) -> str:
     return f"{found.r_squared:.2f} [{low:.2f}, {high:.2f}]{' falling' if found.slope < 0 else ''}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Of a fraction, one digit."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -8,6 +8,7 @@ import shlex
 
 import click
 
+from embedstore.cli.attack import attack
 from embedstore.cli.correlation import correlation
 from embedstore.cli.exits import STOPPED, Commands
 from embedstore.cli.extract import extract
@@ -49,7 +50,7 @@ def run_typed(*args: str) -> None:
         raise click.exceptions.Exit(STOPPED)  # or the recipe would go on with half of the data
 
 
-for _command in (extract, list_store, info, verify, probe, leaks, correlation, methods, report):
+for _command in (extract, list_store, info, verify, probe, leaks, attack, correlation, methods, report):
     main.add_command(_command)
 
 

@@ -7,13 +7,19 @@ import os
 import re
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from embedstore import errors
 from embedstore.cli.exits import SOME_FAILED, stoppable
 from embedstore.cli.options import json_option, models_help, quiet_option, store_option, verbose_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from embedstore.extract import BlockRunner, Outcome, RunBlocks
+    from embedstore.store import Store
 
 
 @click.command()
@@ -72,6 +78,11 @@ from embedstore.cli.options import json_option, models_help, quiet_option, store
     show_default=True,
     type=click.Choice(["exact", "fast"]),
     help="fast scales images with torch in place of Pillow; features agree, not to the bit. Give it a --name.",
+)
+@click.option(
+    "--defence",
+    metavar="KIND:STRENGTH",
+    help="Send images through jpeg:QUALITY, blur:RADIUS or resize:SHARE first; the model is then MODEL+jpeg75.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1 … or auto, the default: one process, on this device.")
 @click.option("--devices", help="A process on each of these: all GPUs, some (0,1), or cpu:2 for two on the CPU.")
@@ -135,6 +146,7 @@ def extract(
     precision: str,
     dtype: str,
     decode: str,
+    defence: str | None,
     device: str | None,
     devices: str | None,
     engine: str,
@@ -163,8 +175,8 @@ def extract(
       embedstore extract 'cifar10/train-{000000..000004}.tar' --store clip.zarr --model ViT-B-32/openai
     """
     from embedstore.cli import console
-    from embedstore.encoders import load_encoder, parse_model
-    from embedstore.extract import BlockRunner, embed_blocks, embed_texts, list_rows
+    from embedstore.encoders import defended, load_encoder
+    from embedstore.extract import BlockRunner, embed_texts, list_rows
     from embedstore.extract.engines import check_engine, choose_engine
     from embedstore.extract.local import device_of_this_process, devices_of
     from embedstore.extract.plan import make_plan
@@ -178,7 +190,7 @@ def extract(
         if template_set not in TEMPLATES:
             raise errors.UnknownName("template set", template_set, TEMPLATES)
     for model in models:
-        parse_model(model, name=name)
+        defended(model, defence, name=name)
     if name is not None and len(models) > 1:
         raise errors.UsageError("--name renames one model; give one --model with it")
     if device is not None and (devices is not None or engine == "ray"):
@@ -195,7 +207,9 @@ def extract(
     here = "cpu" if devices is not None or engine == "ray" else device_of_this_process(device or "auto", os.environ)
     if dry_run and devices is not None and engine == "local":
         here = devices_of(devices)[0]
-    load = partial(load_encoder, device=here, precision=precision, dtype=dtype, decode=decode, name=name)
+    load = partial(
+        load_encoder, device=here, precision=precision, dtype=dtype, decode=decode, defence=defence, name=name
+    )
     listing: dict[str, Any] = {"limit": limit, "block_rows": block_rows, "extend": extend, "retry_failed": retry_failed}
     loading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "captions": captions}
     made: list[Any] = []
@@ -227,22 +241,26 @@ def extract(
             if names and encoder.has_text:
                 embed_texts(store, encoder, stored.dataset, names, templates)
             runner = BlockRunner(store, encoder, images, stored, stop_on_error=on_error == "stop", **loading)
-            with console.progress(out, f"{stored.name} · {encoder.provenance.name}") as advance:
-                outcome = embed_blocks(
-                    store,
-                    runner.writer,
-                    choose_engine(runner, location, model, engine=engine, devices=devices, address=address),
-                    share=(index, of),
-                    retry_failed=retry_failed,
-                    max_failures=allowed_failures(max_failures, len(stored)),
-                    progress=advance,
-                )
-            console.print_outcome(out, outcome, verbose=verbose)
-            made.append(outcome)
+            run = choose_engine(runner, location, model, engine=engine, devices=devices, address=address)
+            limits = {"retry_failed": retry_failed, "max_failures": allowed_failures(max_failures, len(stored))}
+            made.append(embed_split(out, store, runner, run, verbose=verbose, share=(index, of), **limits))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in made]))
     if not dry_run and any(outcome.failed for outcome in made):
         ctx.exit(SOME_FAILED)
+
+
+def embed_split(
+    out: Console, store: Store, runner: BlockRunner, run: RunBlocks, *, verbose: bool = False, **options: Any
+) -> Outcome:
+    """Embed what is pending of a split, with progress and a summary; `options` are those of ``embed_blocks``."""
+    from embedstore.cli import console
+    from embedstore.extract import embed_blocks
+
+    with console.progress(out, f"{runner.split.name} · {runner.writer.model}") as advance:
+        outcome = embed_blocks(store, runner.writer, run, progress=advance, **options)
+    console.print_outcome(out, outcome, verbose=verbose)
+    return outcome
 
 
 def allowed_failures(text: str | None, rows: int) -> int | None:

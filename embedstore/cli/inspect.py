@@ -203,7 +203,7 @@ def _compare(
     stored = store.provenance(parse_model(model, name=name).name)
     out.print(f"Loading {model}", markup=False)
     settings = {"precision": stored.precision, "dtype": stored.dtype, "decode": stored.decode}
-    encoder = load_encoder(model, device=device, name=name, **settings)
+    encoder = load_encoder(model, device=device, name=name, defence=stored.defence, **settings)
     count, seed, batch_size = draw
     with console.progress(out, "re-embed") as advance:
         compared = embed_again(store, encoder, images, count, seed=seed, batch_size=batch_size, progress=advance)

@@ -75,6 +75,7 @@ def choose_engine(
         precision=made_by.precision,
         dtype=made_by.dtype,
         decode=made_by.decode,
+        defence=made_by.defence,
         batch_size=runner.batch_size,
         workers=runner.workers,
         captions=runner.captions,

@@ -24,6 +24,7 @@ class Job:
     precision: str
     dtype: str
     decode: str
+    defence: str | None
     batch_size: int
     workers: int | None
     captions: str | None
@@ -41,7 +42,7 @@ class Job:
         from embedstore.store import Store
 
         settings = {"precision": self.precision, "dtype": self.dtype, "decode": self.decode}
-        encoder = load_encoder(self.model, device=device, name=self.name, **settings)
+        encoder = load_encoder(self.model, device=device, name=self.name, defence=self.defence, **settings)
         store = Store.open(self.location, writable=True)
         store.add_model(encoder.provenance, encoder.projection)
         return BlockRunner(

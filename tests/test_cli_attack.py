@@ -1,0 +1,386 @@
+"""`embedstore attack` and its recipe: what is asked for reaches the engine, and what comes out can be gone on with."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import Command, write_folder
+from embedstore.pipelines import adversarial
+from rich.console import Console
+
+import embedstore
+from embedstore.attack import Progress, draw_pairs, read_attack
+from embedstore.cli import attacked, main
+from embedstore.cli.attack import options_of
+from embedstore.store import Images, Store
+
+SIMILARITIES = ("before", "after", "rounded")
+
+
+@pytest.fixture
+def store(fake_store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fake_store, tmp_path / "s.zarr"))
+
+
+def run(*args: str | Path) -> Any:
+    return CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def attack(store: Path, out: Path, *more: str | Path, ood: str = "cars", target: str = "pets", num: int = 8) -> Any:
+    size = ("--num", str(num), "--steps", "30", "--lr", "0.01", "--seed", "3", "--block-rows", "3", "--device", "cpu")
+    sides = ("--ood", ood, "--target", target, "--smoothness", "10")
+    return run("attack", "--store", store, "--model", "fake", *sides, "--out", out, *size, *more)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """KEY.json of every image of a folder of shards."""
+    found = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members = [member for member in tar if member.name.endswith(".json")]
+            found += [json.loads(tar.extractfile(member).read()) for member in members]  # type: ignore[union-attr]
+    return found
+
+
+# What it makes -------------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_is_in_the_store_and_can_be_gone_on_with(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o p"
+    told = attack(store, out, "--snapshot", "10", "--json")
+    assert told.exit_code == 0, told.output
+    said = json.loads(told.stdout)
+    opened = Store.open(store)
+    assert said["splits"] == [f"cars-smooth/{name}" for name in ("clean", "adversarial", "float", "step-10")]
+    assert opened.datasets()["cars-smooth"] == ["adversarial", "clean", "float", "step-10"]
+
+    cars, pets = opened.images("fake", "cars", "test"), opened.images("fake", "pets", "train")
+    ood, target = draw_pairs(cars.ok, pets.ok, 8, seed=3)
+    lines = (out / "targets.txt").read_text().splitlines()
+    assert lines == [str(pets.keys[row]) for row in sorted(set(target.tolist()))]
+
+    made = records(out / "adversarial")
+    assert [one["key"] for one in made] == cars.keys[ood].tolist()
+    assert (said["images"], said["failed"], said["failures"]) == (8, 0, [])
+    for when in ("before", "after", "rounded"):
+        assert said["similarity"][when] == pytest.approx(np.mean([one["similarity"][when] for one in made]))
+    for norm in ("l2", "linf", "psnr"):
+        assert said[norm] == pytest.approx(np.mean([one[norm] for one in made]))
+    assert said["similarity"]["after"] > said["similarity"]["before"] + 0.05
+    # And the same of what the store holds of them.
+    vectors = {split: opened.images("fake", "cars-smooth", split).embedded() for split in ("clean", "float")}
+    wanted = pets.embedded()[target]
+    for split, when in (("clean", "before"), ("float", "after")):
+        assert cosines(vectors[split], wanted).mean() == pytest.approx(said["similarity"][when], abs=1e-3)
+
+    # All that is printed can be typed.
+    again = attack(store, out, "--snapshot", "10")
+    typed = [line.strip() for line in again.output.splitlines() if line.startswith("  embedstore ")]
+    assert len(typed) == 4
+    for line in typed:
+        words = [word.replace("ANOTHER", "fake:other") for word in shlex.split(line)[1:]]
+        fewer = ["--method", "knn"] if words[0] == "probe" else []
+        assert run(*words, *fewer).exit_code == 0, line
+    assert "cars-smooth/adversarial" in {f"{d}/{s}" for d, s in Store.open(store).embedded("fake-other")}
+    left_out = [each for each in Store.open(store).results() if f"train_left_out={len(lines)}" in each.variant]
+    assert left_out
+
+
+def cosines(a: Any, b: Any) -> Any:
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_the_same_command_again_does_nothing_again(store: Path, tmp_path: Path, command: Command) -> None:
+    """In a process of its own, which prints plain lines into a pipe."""
+    out = tmp_path / "out"
+    assert attack(store, out).exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("0*")}
+    options = ("--num", "8", "--steps", "30", "--lr", "0.01", "--seed", "3", "--block-rows", "3", "--smoothness", "10")
+    same = ("attack", "--store", store, "--model", "fake", "--ood", "cars", "--target", "pets", "--out", out, *options)
+    told = command(*same)
+    assert told.returncode == 0, told.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("0*")} == before
+    assert "nothing left to do" in told.stdout
+    assert "\x1b" not in told.stdout
+    assert "cars-smooth · fake: means over images" in told.stdout
+    assert run(*same, "--quiet").output == ""
+
+
+def test_presets_and_options_reach_the_engine(store: Path, tmp_path: Path) -> None:
+    assert options_of("smooth").to_json()["smoothness"] == 5000
+    assert options_of("patchy", steps=None, lr=0.5).to_json() == {**options_of("patchy").to_json(), "lr": 0.5}
+    assert options_of("patchy").to_json()["smoothness"] == 0
+    more = ("--optimizer", "pgd", "--budget", "linf=8/255", "--init-scale", "0.002", "--snapshot", "0")
+    sides = ("--ood", "cars:test", "--target", "pets:train", "--num", "4", "--steps", "7")
+    told = run("attack", "--store", store, "--model", "fake", *sides, *more, "--out", tmp_path / "out")
+    assert told.exit_code == 0, told.output
+    declared = read_attack(tmp_path / "out").declaration
+    assert declared["options"] == {
+        "steps": 7,
+        "lr": pytest.approx(2.5 * 8 / 255 / 7),
+        "smoothness": 0,
+        "init_scale": 0.002,
+        "budget": f"linf={8 / 255!r}",
+        "optimizer": "pgd",
+        "snapshots": [0],
+        "every": 10,
+    }
+    assert (declared["num"], declared["seed"], declared["aim"]["kind"]) == (4, 0, "images")
+    assert "cars-pgd/step-0" in {rows.name for rows in Store.open(store).splits()}
+    assert read_attack(tmp_path / "out").arrays["linf"].max() <= 8 / 255
+
+
+# What it aims at -----------------------------------------------------------------------------------------------------
+
+
+def attacked_towards(store: Path, tmp_path: Path, towards: str) -> tuple[Images, Images, Any]:
+    """Clean and perturbed images, and rows of their targets."""
+    told = attack(store, tmp_path / "out", "--towards", towards, "--preset", "patchy", "--smoothness", "0")
+    assert told.exit_code == 0, told.output
+    assert "--without" not in told.output, "no train image was aimed at"
+    assert not (tmp_path / "out" / "targets.txt").exists()
+    opened, name = Store.open(store), f"cars-patchy-{towards}"
+    rows = read_attack(tmp_path / "out").arrays["target_row"]
+    return opened.images("fake", name, "clean"), opened.images("fake", name, "float"), rows
+
+
+def test_towards_prototypes(store: Path, tmp_path: Path) -> None:
+    clean, perturbed, rows = attacked_towards(store, tmp_path, "prototype")
+    pets = Store.open(store).images("fake", "pets", "train")
+    features = pets.embedded().astype(np.float64)
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    wanted = np.stack([units[pets.labels == pets.labels[row]].mean(axis=0) for row in rows])
+    before, after = cosines(clean.embedded(), wanted), cosines(perturbed.embedded(), wanted)
+    assert (after > before).all()
+    arrays = read_attack(tmp_path / "out").arrays
+    np.testing.assert_allclose(arrays["similarity"], after, atol=2e-3)
+
+
+def test_towards_texts(store: Path, tmp_path: Path) -> None:
+    clean, perturbed, rows = attacked_towards(store, tmp_path, "text")
+    opened = Store.open(store)
+    wanted = opened.texts("fake", "pets")[opened.rows("pets", "train").labels[rows]]
+    before, after = cosines(clean.projected(), wanted), cosines(perturbed.projected(), wanted)
+    assert (after > before).all()
+    np.testing.assert_allclose(read_attack(tmp_path / "out").arrays["similarity"], after, atol=2e-3)
+
+
+def test_towards_a_stored_probe(store: Path, tmp_path: Path) -> None:
+    told = attack(store, tmp_path / "out", "--towards", "probe")
+    assert told.exit_code == 1
+    assert "holds no linear probe of pets by fake; train one with `embedstore probe --id pets --method linear`" in (
+        told.output
+    )
+    probe = ("probe", "--store", store, "--model", "fake", "--id", "pets", "--ood", "cars", "--method", "linear", "-q")
+    assert run(*probe).exit_code == 0
+    assert run(*probe, "--shots", "2").exit_code == 0, "a newer one, but not of the defaults"
+    clean, perturbed, rows = attacked_towards(store, tmp_path, "probe")
+    assert (rows == -1).all()
+    (result,) = [each for each in Store.open(store).results() if each.method == "linear" and not each.variant]
+    weights = {name: np.asarray(result.weights[name], dtype=np.float64) for name in result.weights}
+
+    def energy(images: Images) -> Any:
+        standard = (images.embedded().astype(np.float64) - weights["mean"]) / weights["scale"]
+        return embedstore.energy(standard @ weights["coef"].T + weights["intercept"])
+
+    assert (energy(perturbed) > energy(clean)).all()
+    np.testing.assert_allclose(read_attack(tmp_path / "out").arrays["similarity"], energy(perturbed), atol=0.05)
+
+
+# What may be wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_moved_images_are_found_where_one_says(pictures: Path, tmp_path: Path) -> None:
+    here = Path(shutil.copytree(pictures, tmp_path / "here"))
+    for name in ("cars/test", "pets/train"):
+        run("extract", here / name, "--store", tmp_path / "s", "--model", "fake", "-q")
+    there = here.rename(tmp_path / "there")
+    told = attack(tmp_path / "s", tmp_path / "out")
+    assert told.exit_code == 1
+    assert f"cars/test was extracted from {here}/cars/test; say with --ood-source where" in told.output
+    sources = ("--ood-source", there / "cars/test", "--target-source", there / "pets/train")
+    told = attack(tmp_path / "s", tmp_path / "out", *sources)
+    assert told.exit_code == 0, told.output
+    told = attack(tmp_path / "s", tmp_path / "out2", "--ood-source", there / "pets/test", *sources[2:])
+    assert told.exit_code == 5, "other images under the same name"
+    told = attack(tmp_path / "s", tmp_path / "out2", "--ood-source", there / "nothing", *sources[2:])
+    assert (told.exit_code, "nothing" in told.output, "say with" in told.output) == (1, True, False)
+
+
+def test_wrong_requests_end_before_anything_is_made(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for more, code, says in [
+        (("--num", "11"), 2, "11 images are to be attacked, but 10 of the 10 are embedded"),
+        (("--ood", "carts"), 2, "unknown data set 'carts'. Did you mean 'cars'?"),
+        (("--target", "pets:dev"), 2, "unknown split 'pets/dev'"),
+        (("--optimizer", "pgd"), 2, "pgd walks in a linf budget"),
+        (("--budget", "l3=1"), 2, "the budget 'l3=1' is not understood"),
+        (("--snapshot", "31"), 2, "snapshots must be in [0, 30]"),
+        (("--dataset", "a/b"), 2, "cannot name a data set"),
+        (("--model", "fake:third"), 2, "unknown model 'fake-third'"),
+        (("--name", "other"), 2, "unknown model 'other'"),
+        (("--towards", "text", "--target", "flat:test"), 1, "no prompts flat/plp"),
+        (("--towards", "prototype", "--target", "flat:test"), 1, "flat/test has no labels"),
+    ]:
+        told = attack(store, out, *more)
+        assert (told.exit_code, says in told.output) == (code, True), (more, told.output)
+        assert not out.exists()
+    assert attack(tmp_path / "none.zarr", out).exit_code == 2
+    assert set(Store.open(store).datasets()) == {"cars", "flat", "pets"}
+
+
+def test_another_attack_is_refused_the_folder_and_the_name(store: Path, tmp_path: Path) -> None:
+    assert attack(store, tmp_path / "a").exit_code == 0
+    told = attack(store, tmp_path / "a", "--seed", "4")
+    assert (told.exit_code, "holds another attack: seed is 3 there, and 4 is asked for" in told.output) == (5, True)
+    told = attack(store, tmp_path / "b", "--seed", "4")
+    assert (told.exit_code, "the store holds cars-smooth/clean already" in told.output) == (2, True)
+    assert not (tmp_path / "b").exists()
+    assert attack(store, tmp_path / "b", "--seed", "4", "--dataset", "other").exit_code == 0
+
+
+def test_a_defended_model_cannot_be_attacked_but_judges(pictures: Path, store: Path, tmp_path: Path) -> None:
+    for name in ("cars/test", "pets/train"):
+        run("extract", pictures / name, "--store", store, "--model", "fake", "--defence", "blur:1", "-q")
+    told = attack(store, tmp_path / "out", "--name", "fake+blur1")
+    assert (told.exit_code, "the defence blur:1, which gradients do not pass" in told.output) == (1, True)
+    assert attack(store, tmp_path / "out").exit_code == 0
+    shards = (tmp_path / "out" / "adversarial", "--dataset", "cars-smooth", "--split", "adversarial")
+    assert run("extract", *shards, "--store", store, "--model", "fake", "--defence", "blur:1", "-q").exit_code == 0
+    opened = Store.open(store)
+    plain, behind = (opened.images(name, "cars-smooth", "adversarial").embedded() for name in ("fake", "fake+blur1"))
+    assert np.abs(plain - behind).max() > 0.01
+
+
+def test_an_image_that_fails_is_named_and_the_others_go_on(pictures: Path, tmp_path: Path) -> None:
+    here = Path(shutil.copytree(pictures, tmp_path / "here"))
+    for name in ("cars/test", "pets/train"):
+        run("extract", here / name, "--store", tmp_path / "s", "--model", "fake", "-q")
+    broken = here / "cars/test/bus/2.png"
+    broken.write_bytes(b"\0" * broken.stat().st_size)
+    told = attack(tmp_path / "s", tmp_path / "out", "--json", num=10)
+    assert told.exit_code == 3
+    said = json.loads(told.stdout)
+    assert (said["images"], said["failed"]) == (10, 1)
+    (failure,) = said["failures"]
+    assert (failure["key"], failure["reason"].partition(":")[0]) == ("bus/2.png", "decode")
+    assert np.isfinite([said["l2"], said["linf"], said["psnr"], *said["similarity"].values()]).all()
+    for split in ("clean", "adversarial", "float"):
+        assert Store.open(tmp_path / "s").images("fake", "cars-smooth", split).ok.sum() == 9
+    told = attack(tmp_path / "s", tmp_path / "out", num=10)
+    assert (told.exit_code, "failed: 'bus/2.png': decode: " in told.output) == (3, True)
+
+
+# What it prints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("terminal", "seconds", "lines"), [(True, 10, None), (False, -1, 3), (False, 10, 0)])
+def test_progress_says_step_loss_and_similarity(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, seconds: float, lines: int | None
+) -> None:
+    monkeypatch.setattr(attacked, "_SECONDS_BETWEEN_LINES", seconds)
+    to = Console(file=io.StringIO(), force_terminal=terminal, width=120, highlight=False)
+    with attacked.watching(to, "cars [1]") as progress:
+        for _ in range(3):
+            progress(Progress(done=8, total=20, step=30, steps=250, loss=-0.5, similarity=0.625))
+    text = to.file.getvalue()  # type: ignore[attr-defined]
+    said = "step 30 of 250, loss -0.5000, similarity 0.6250"
+    if lines is None:
+        assert (said in text, "8/20" in text, "cars [1]" in text) == (True, True, True)
+    else:
+        assert text.splitlines() == [f"cars [1]: 8 of 20 images, {said}"] * lines
+
+
+def test_what_was_found_done_has_no_loss() -> None:
+    to = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with attacked.watching(to, "cars") as progress:
+        progress(Progress(done=20, total=20, step=250, steps=250))
+    text = to.file.getvalue()  # type: ignore[attr-defined]
+    assert "20/20" in text
+    assert "nan" not in text
+
+
+# The recipe ----------------------------------------------------------------------------------------------------------
+
+
+def test_success_counts_what_is_rejected_clean_and_accepted_perturbed() -> None:
+    rng = np.random.default_rng(0)
+    s_id, clean, perturbed = rng.normal(1, 1, 40), rng.normal(0, 1, 60), rng.normal(0.5, 1, 60)
+    s_id[3], clean[5], perturbed[7] = np.nan, np.nan, np.nan
+    finite = s_id[~np.isnan(s_id)]
+    threshold = max(t for t in finite if (finite >= t).mean() >= 0.95)
+    both = [(c, p) for c, p in zip(clean, perturbed, strict=True) if not np.isnan([c, p]).any()]
+    rejected = [(c, p) for c, p in both if c < threshold]
+    expected = sum(p >= threshold for _, p in rejected), len(rejected)
+    assert adversarial.fooled(s_id, clean, perturbed) == expected
+    assert 0 < expected[0] < expected[1]
+    # The threshold is that of fpr95.
+    accepted = np.mean(perturbed[~np.isnan(perturbed)] >= threshold)
+    assert accepted == embedstore.fpr95(finite, perturbed[~np.isnan(perturbed)])
+
+
+@pytest.fixture
+def cifars(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    write_folder(data / "cifar100" / "train", ["a", "b"], 10, seed=0)
+    write_folder(data / "cifar100" / "test", ["a", "b"], 10, seed=1)
+    write_folder(data / "cifar10" / "test", ["x", "y", "z"], 3, seed=2)
+    return data
+
+
+def test_the_recipe_runs_and_its_tables_say_what_the_store_holds(cifars: Path, tmp_path: Path) -> None:
+    page, out = tmp_path / "page.md", tmp_path / "out"
+    page.write_text("before\n<!-- adversarial -->\nold\n<!-- /adversarial -->\nafter\n")
+    args = ["--data", cifars, "--model", "fake", "--other", "fake:other", "--num", "6", "--steps", "5", "--out", out]
+    args += ["--method", "knn", "--method", "mcm", "--into", page]
+    done = CliRunner().invoke(adversarial.main, [str(arg) for arg in args], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    text = (out / "tables.md").read_text()
+    assert page.read_text() == f"before\n<!-- adversarial -->\n\n{text}\n<!-- /adversarial -->\nafter\n"
+
+    store = Store.open(out / "store.zarr")
+    assert store.models() == ["fake", "fake+jpeg75", "fake-other"]
+    keys, gone = store.rows("cifar100", "train").keys, (out / "smooth" / "targets.txt").read_text().split()
+    for model, title in [("fake", "pgd, judged by fake, the attacked"), ("fake-other", "pgd, judged by fake-other")]:
+        row = next(
+            line for line in text.partition(f"### {title}")[2].splitlines() if line.startswith("| knn · cosine |")
+        )
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for cell, split in zip(cells[1:3], ("clean", "adversarial"), strict=True):
+            values = []
+            for bank in (np.ones(len(keys), dtype=bool), ~np.isin(keys, gone)):
+                train = store.images(model, "cifar100", "train").embedded()[bank]
+                known, unknown = (
+                    nearest(store.images(model, *name).embedded(), train)
+                    for name in (("cifar100", "test"), ("cifar10-pgd", split))
+                )
+                wins = [(a > b) + 0.5 * (a == b) for a in known for b in unknown]
+                values.append(f"{100 * np.mean(wins):.1f}")
+            assert cell == (values[0] if len(set(values)) == 1 else " / ".join(values))
+    made = records(out / "patchy" / "adversarial")
+    path = " → ".join(f"{np.mean([one['similarity'][when] for one in made]):.3f}" for when in SIMILARITIES)
+    assert f"| patchy | 6 | 0 | {path} |" in text
+
+
+def nearest(rows: Any, bank: Any) -> list[float]:
+    units = [np.asarray(each, dtype=np.float64) for each in (rows, bank)]
+    a, b = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in units)
+    return [max(float(x @ y) for y in b) for x in a]
+
+
+def test_the_recipe_refuses_a_page_without_marks_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("nothing")
+    args = ["--model", "fake", "--out", str(tmp_path / "out"), "--into", str(tmp_path / "page.md")]
+    done = CliRunner().invoke(adversarial.main, args)
+    assert (done.exit_code, "has no lines <!-- adversarial -->" in done.output) == (2, True)
+    assert not (tmp_path / "out").exists()
