@@ -120,6 +120,38 @@ def seeded(models: int = 5, seeds: int = 3, oods: tuple[str, ...] = ("far/test",
     return found
 
 
+def attacked(
+    name: str = "far-smooth", models: tuple[str, ...] = ("a", "b"), steps: tuple[int, ...] = (), n: int = 60
+) -> list[Result]:
+    """What three methods made of an attack on the first model, with and without 7 targets among the train images.
+
+    AUROCs and FPR95 are those of the scores, as scikit-learn has it.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    found = []
+    kinds = {"clean": 0.0, "adversarial": 2.0, "float": 2.2, **{f"step-{step}": 0.01 * step for step in steps}}
+    for at, model in enumerate(models):
+        splits = {split: shift for split, shift in kinds.items() if at == 0 or split in ("clean", "adversarial")}
+        for method, score, strength in (("knn", "cosine", 1.0), ("mcm", "msp", 0.2), ("plp", "energy", 0.6)):
+            for left_out in (0, 7) if method != "mcm" else (0,):
+                rng = np.random.default_rng(len(method) + 10 * at)
+                s_id, base = rng.normal(2.0, 1.0, 80), rng.normal(0.0, 1.0, n)
+                scores = {f"{score}/digits/test": s_id}
+                table: dict[str, Any] = {}
+                for split, shift in splits.items():
+                    moved = shift * strength / (1 + at) / (4 if left_out else 1)
+                    s_ood = base + moved
+                    scores[f"{score}/{name}/{split}"] = s_ood
+                    auroc = roc_auc_score([1] * 80 + [0] * n, np.concatenate((s_id, s_ood)))
+                    accepted = np.mean(s_ood >= np.sort(s_id)[4])  # of 80, four lie below
+                    table[f"{name}/{split}"] = metrics(float(auroc), fpr95=float(accepted), n_id=80, n_ood=n)
+                inputs = {"images/digits/test": "1", **({} if method == "mcm" else {"images/digits/train": "2"})}
+                variant = f"train_left_out={left_out}" if left_out else ""
+                found.append(run(model, method, variant, metrics={score: table}, scores=scores, inputs=inputs))
+    return found
+
+
 def content(results: list[Result], **changes: Any) -> Content:
     """What a results-only store would give, without a store: names need not be ones that a store accepts."""
     table = cells(results)

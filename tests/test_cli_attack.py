@@ -384,3 +384,14 @@ def test_the_recipe_refuses_a_page_without_marks_before_the_work(tmp_path: Path)
     done = CliRunner().invoke(adversarial.main, args)
     assert (done.exit_code, "has no lines <!-- adversarial -->" in done.output) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_each_note_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    from embedstore.attack import Progress
+    from embedstore.cli import console
+    from embedstore.cli.attacked import watching
+
+    with watching(console.human(), "attack") as show:
+        for notes in ((), ("out of memory with 16",), ("out of memory with 16", "out of memory with 8")):
+            show(Progress(1, 2, 1, 2, 0.1, 0.2, notes))
+    assert capsys.readouterr().out.splitlines() == ["note: out of memory with 16", "note: out of memory with 8"]

@@ -90,14 +90,19 @@ def test_gradient_and_loss_are_those_of_the_formula(n_classes, width, l2, seed):
         data, X, y = data.part(chosen), X[chosen], y[chosen]
 
     def restated(flat):
-        weight, bias = flat[: n_classes * width].reshape(n_classes, width), flat[n_classes * width :]
+        parameters = flat.reshape(n_classes, width + 1)
+        weight, bias = parameters[:, :-1], parameters[:, -1]
         log_p = log_softmax((X - mean) / scale @ weight.T + bias, axis=1)
         return -log_p[np.arange(len(y)), y].mean() + l2 / 2 * (weight**2).sum()
 
     flat = draw.standard_normal(n_classes * (width + 1))
-    value, gradient = data.loss(flat, l2)
+    parameters = torch.as_tensor(flat).view(n_classes, -1)
+    value, gradient, _ = data.loss(parameters, l2, torch.float64)
     assert value == pytest.approx(restated(flat), rel=1e-12, abs=1e-12)
-    np.testing.assert_allclose(gradient, approx_fprime(flat, restated, 1e-7), atol=2e-5)
+    np.testing.assert_allclose(gradient.ravel(), approx_fprime(flat, restated, 1e-7), atol=2e-5)
+    rough, sloped, _ = data.loss(parameters, l2, torch.float32)
+    assert rough == pytest.approx(value, rel=1e-5, abs=1e-5)
+    np.testing.assert_allclose(sloped, gradient, atol=1e-5)
 
 
 def test_blocks_do_not_matter(monkeypatch):

@@ -75,4 +75,4 @@ def test_blocks_are_larger_off_the_cpu(device, sizes):
     x, y = torch.zeros(100_000, 2, device=device), torch.zeros(100_000, dtype=torch.int64, device=device)
     mean, scale = (torch.ones(2, dtype=torch.float64, device=device) for _ in range(2))
     data = logistic._Data(x, y, mean, scale, 3, None)
-    assert [len(z) for z, _, _ in data.logits(np.zeros(9))] == sizes
+    assert [len(x) for x, _ in data.blocks(torch.float64)] == sizes

@@ -22,13 +22,26 @@ _MOST_FAILURES = 5
 
 @contextmanager
 def watching(to: Console, label: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar with steps, loss and similarity on a terminal; a line now and then elsewhere."""
+    """A bar with steps, loss and similarity on a terminal, a line now and then elsewhere; notes on either."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     def text(now: Progress) -> str:
         numbers = "" if math.isnan(now.loss) else f", loss {now.loss:.4f}, similarity {now.similarity:.4f}"
         return f"step {now.step:,} of {now.steps:,}{numbers}"
+
+    def noting(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """Also each note once, such as that memory ran out."""
+        printed = 0
+
+        def call(now: Progress) -> None:
+            nonlocal printed
+            for note in now.notes[printed:]:
+                to.print(f"note: {note}", markup=False)
+            printed = len(now.notes)
+            show(now)
+
+        return call
 
     if not to.is_terminal:
         last = time.perf_counter()
@@ -39,12 +52,12 @@ def watching(to: Console, label: str) -> Iterator[Callable[[Progress], None]]:
                 last = time.perf_counter()
                 to.print(f"{label}: {now.done:,} of {now.total:,} images, {text(now)}", markup=False)
 
-        yield line
+        yield noting(line)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
     with Bars(*columns, console=to, transient=True) as bars:
         task = bars.add_task(label, total=None, now="reading")
-        yield lambda now: bars.update(task, completed=now.done, total=now.total, now=text(now))
+        yield noting(lambda now: bars.update(task, completed=now.done, total=now.total, now=text(now)))
 
 
 def means(found: Attacked) -> dict[str, Any]:

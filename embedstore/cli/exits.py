@@ -87,7 +87,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("Stopped. Finished blocks are in the store; run the same command again to resume.", err=True)
+        click.echo("Stopped. Finished blocks are kept; run the same command again to resume.", err=True)
         click.get_current_context().exit(STOPPED)
     finally:
         for one, handler in before.items():

@@ -9,21 +9,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import NotAvailable, UsageError
-from embedstore.probes.base import Float64, Int64, Moments, Probe, as_tensor
+from embedstore.probes.base import Int64, Moments, Probe, as_tensor
+from embedstore.probes.descent import descended
 
 if TYPE_CHECKING:
     import torch
+
 
 # The mean loss of standardised features: from a penalty under which every logit is about 0 to next to none.
 _GRID = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _ROWS = 1024  # in float64 at once; with 512 features a third faster than 4,096, which leave the processor's cache
 _ROWS_ON_DEVICE = 65_536  # off the CPU a small block takes less time than starting the work on it
+_ROWS_OF_CURVATURE = 4096  # of 1,280 features a good estimate; with those of all rows as many steps are needed
 _SLACK = 1e-3  # of l2: the weights are then within this times the root of their number of the optimum
 
 
@@ -66,7 +70,8 @@ class LogisticProbe(Probe):
     standardize : bool, default True
         By the mean and the unbiased standard deviation of all training rows; a constant feature is only centred.
     device : str, default "cpu"
-        Where to compute, in float64 (the device must have it). The features live there in their own dtype.
+        Where to compute: matrix products and softmax in float32 as far as that leads, the end and everything that is
+        promised above in float64 (the device must have it). The features live there in their own dtype.
 
     Attributes
     ----------
@@ -115,7 +120,8 @@ class LogisticProbe(Probe):
         self.device = device
 
     def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, *, moments: Moments | None = None) -> Self:
-        """Train from zero. Beside X, memory holds 1,024 rows in float64 (off the CPU 65,536) and some 30 arrays like W.
+        """Train from zero. Beside X, memory holds 1,024 rows in float64 (off the CPU 65,536), some 40 arrays
+        like W and three of shape (D, D).
 
         X may be mapped from disk (``numpy.memmap``, read-only): every evaluation of the loss reads it once, in order.
 
@@ -151,7 +157,7 @@ class LogisticProbe(Probe):
         data = _Data(
             as_tensor(rows).to(self.device), as_tensor(places).to(self.device), mean, scale, len(present), chosen=None
         )
-        parameters = np.zeros(len(present) * (rows.shape[1] + 1))
+        parameters = torch.zeros(len(present), rows.shape[1] + 1, dtype=torch.float64, device=self.device)
         self.l2_path_ = {}
         if self.l2 is None:
             self.l2_, parameters = self._choose(data, places, parameters)
@@ -164,7 +170,7 @@ class LogisticProbe(Probe):
         self._keep(data, parameters, present)
         return self
 
-    def _choose(self, data: _Data, places: Int64, parameters: Float64) -> tuple[float, Float64]:
+    def _choose(self, data: _Data, places: Int64, parameters: torch.Tensor) -> tuple[float, torch.Tensor]:
         """The best penalty on held-out rows and its parameters, where the last fit may start."""
         train, held = _split(places, self.held_out, self.seed)
         if not len(held):
@@ -182,24 +188,24 @@ class LogisticProbe(Probe):
             self.l2_path_[float(l2)] = accuracy
         return best
 
-    def _keep(self, data: _Data, parameters: Float64, present: Int64) -> None:
+    def _keep(self, data: _Data, parameters: torch.Tensor, present: Int64) -> None:
         """Weights of all classes from the parameters of those with rows."""
-        n_classes, width = len(self.classes_), data.x.shape[1]
-        self.coef_ = np.zeros((n_classes, width))
-        self.intercept_ = np.zeros(n_classes)
-        weights, offsets = parameters[: len(present) * width].reshape(-1, width), parameters[len(present) * width :]
+        n_classes = len(self.classes_)
         # The same number for all classes changes no probability, so at the minimum it is 0. Rounding adds one.
-        self.coef_[present] = weights - weights.mean(axis=0)
-        self.intercept_[present] = offsets - offsets.mean()
+        parameters = parameters - parameters.mean(dim=0)
+        self.coef_, self.intercept_ = np.zeros((n_classes, data.x.shape[1])), np.zeros(n_classes)
+        self.coef_[present], self.intercept_[present] = parameters[:, :-1].cpu(), parameters[:, -1].cpu()
         if len(present) < n_classes:
-            kept = np.concatenate([self.coef_[present].ravel(), self.intercept_[present]])
-            smallest = min(float(z.min()) for z, _, _ in data.logits(kept))
+            smallest = min(float(z.min()) for z, _, _ in data.logits(parameters, parameters.dtype))
             self.intercept_[np.setdiff1d(np.arange(n_classes), present)] = smallest - np.log(len(data) + 1)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Training rows on a device, or some of them, and the loss on these."""
+    """Training rows on a device, or some of them, and the loss on these.
+
+    Parameters are (C, D + 1) float64 on the device: weights, and in the last column the intercepts.
+    """
 
     x: torch.Tensor  # (N, D) of any floating dtype
     y: torch.Tensor  # (N,) int64 in [0, n_classes)
@@ -212,79 +218,100 @@ class _Data:
         return len(self.x if self.chosen is None else self.chosen)
 
     def part(self, chosen: Int64) -> _Data:
-        return replace(self, chosen=as_tensor(chosen).to(self.x.device))
+        picked = as_tensor(chosen).to(self.x.device)
+        return replace(self, chosen=picked if self.chosen is None else self.chosen[picked])
 
-    def logits(self, parameters: Float64) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Blocks of logits (B, C), classes (B,) and centred features (B, D)."""
+    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Centred features (B, D) of this dtype and classes (B,)."""
         import torch
 
-        # Only centred: dividing the weights instead of each block by the deviation saves a pass over the features.
-        weight, bias = self.unpacked(parameters)
-        scaled = (weight / self.scale).T
         rows = _ROWS if self.x.device.type == "cpu" else _ROWS_ON_DEVICE
+        # float64 features are centred as such: those far from zero would lose what varies in them.
+        mean = self.mean.to(torch.promote_types(self.x.dtype, dtype))
         for start in range(0, len(self), rows):
             block = slice(start, start + rows)
             if self.chosen is None:
                 x, y = self.x[block], self.y[block]
             else:
                 x, y = self.x[self.chosen[block]], self.y[self.chosen[block]]
-            centred = x - self.mean  # float64, whatever x is
-            yield torch.addmm(bias, centred, scaled), y, centred
+            yield (x - mean).to(dtype), y
 
-    def unpacked(self, parameters: Float64) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights (C, D) and intercepts (C,)."""
-        flat = as_tensor(parameters).to(self.x.device)
-        return flat[: -self.n_classes].view(self.n_classes, -1), flat[-self.n_classes :]
-
-    def loss(self, parameters: Float64, l2: float) -> tuple[float, Float64]:
-        """The penalised mean cross-entropy and its gradient."""
+    def logits(
+        self, parameters: torch.Tensor, dtype: torch.dtype
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Blocks of logits (B, C), classes (B,) and centred features (B, D)."""
         import torch
 
-        weight, bias = self.unpacked(parameters)
-        total = torch.zeros((), dtype=torch.float64, device=bias.device)
-        of_weight, of_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        for z, y, centred in self.logits(parameters):
+        # Only centred: dividing the weights instead of each block by the deviation saves a pass over the features.
+        scaled, bias = (parameters[:, :-1] / self.scale).to(dtype).T, parameters[:, -1].to(dtype)
+        for centred, y in self.blocks(dtype):
+            yield torch.addmm(bias, centred, scaled), y, centred
+
+    def loss(self, parameters: torch.Tensor, l2: float, dtype: torch.dtype) -> tuple[float, torch.Tensor, float]:
+        """The penalised mean cross-entropy, its gradient, and how much of the loss may be rounding.
+
+        Products and softmax in this dtype, sums in float64.
+        """
+        import torch
+
+        total = torch.zeros((), dtype=torch.float64, device=parameters.device)
+        gradient = torch.zeros_like(parameters)
+        for z, y, centred in self.logits(parameters, dtype):
             log_p = torch.log_softmax(z, dim=1)
-            total -= log_p.gather(1, y[:, None]).sum()
+            total -= log_p.gather(1, y[:, None]).sum(dtype=torch.float64)
             slope = log_p.exp_()  # d loss / d z: the probabilities less the 1 of the true class
             slope[torch.arange(len(y), device=y.device), y] -= 1
-            of_weight.addmm_(slope.T, centred)
-            of_bias += slope.sum(dim=0)
-        value = total / len(self) + 0.5 * l2 * weight.square().sum()
-        of_weight = of_weight / self.scale / len(self) + l2 * weight
-        return float(value), torch.cat([of_weight.view(-1), of_bias / len(self)]).cpu().numpy()
+            gradient[:, :-1] += slope.T @ centred
+            gradient[:, -1] += slope.sum(dim=0, dtype=torch.float64)
+        gradient[:, :-1] /= self.scale
+        gradient /= len(self)
+        # Classes' slopes sum to 0. What rounding adds to all of them alike is nearly flat, and steep for no step back.
+        gradient -= gradient.mean(dim=0)
+        weight = parameters[:, :-1]
+        gradient[:, :-1] += l2 * weight
+        value = float(total / len(self) + 0.5 * l2 * weight.square().sum())
+        return value, gradient, 4 * torch.finfo(dtype).eps * (1 + abs(value))
 
-    def loss_above(self, parameters: Float64, l2: float, near: Float64, slope: Float64) -> tuple[float, Float64]:
-        """The loss less that of ``near``, where its gradient is ``slope``, and its gradient.
+    def inverse_curvature(self, parameters: torch.Tensor, l2: float, dtype: torch.dtype) -> torch.Tensor | None:
+        """The inverse of the loss's second derivative by one class's parameters, (D + 1, D + 1): classes' average.
 
-        By the trapezoidal rule, whose error is of third order in the distance, and whose rounding is relative to the
-        difference: two losses agree to all their digits long before their gradients vanish.
+        Of some thousand rows, and only about: it changes how fast the minimum is found, not where it is. None where
+        the rows are fewer than the features, since inverting would take longer than it saves.
         """
-        gradient = self.loss(parameters, l2)[1]
-        return float((gradient + slope) @ (parameters - near) / 2), gradient
+        import torch
+
+        width = parameters.shape[1]
+        if len(self) < width:
+            return None
+        some = self.part(np.arange(0, len(self), -(-len(self) // _ROWS_OF_CURVATURE)))
+        curvature = l2 * torch.eye(width, dtype=torch.float64, device=parameters.device)
+        for z, _, centred in some.logits(parameters, torch.float32):
+            p = torch.softmax(z, dim=1)
+            weights = (p * (1 - p)).mean(dim=1, keepdim=True) / len(some)
+            rows = torch.nn.functional.pad(centred / self.scale.float(), (0, 1), value=1.0)
+            curvature += (rows * weights).T @ rows
+        return torch.cholesky_inverse(torch.linalg.cholesky(curvature)).to(dtype)
 
 
-def _minimum(data: _Data, l2: float, start: Float64, max_iter: int, tol: float) -> tuple[Float64, int, float]:
+def _minimum(data: _Data, l2: float, start: torch.Tensor, max_iter: int, tol: float) -> tuple[torch.Tensor, int, float]:
     """Parameters at the minimum, iterations, and the largest partial derivative there: at most ``tol`` if it converged.
 
-    SciPy's L-BFGS rather than torch's: importing the latter takes seconds (see ``training._Adam``), and its line search
-    stops early more often.
+    In float32, which takes half the time, until the gradient is small or rounding hides the rest. What is returned was
+    measured, and where needed improved, in float64.
     """
-    from scipy.optimize import minimize
+    import torch
 
-    how = {"maxiter": max_iter, "maxfun": 50 * max_iter, "gtol": tol, "ftol": 0.0}
-    found = minimize(data.loss, start, (l2,), "L-BFGS-B", jac=True, options=how)
-    taken = int(found.nit)
-    if np.abs(found.jac).max() > tol and taken < max_iter:
-        # The loss still falls, but by less than its own rounding.
-        how["maxiter"] = max_iter - taken
-        found = minimize(data.loss_above, found.x, (l2, found.x, found.jac), "L-BFGS-B", jac=True, options=how)
-        taken += int(found.nit)
-    return found.x, taken, float(np.abs(found.jac).max())
+    parameters, taken, steepest = start, 0, np.inf
+    for dtype in (torch.float32, torch.float64):
+        loss = partial(data.loss, l2=l2, dtype=dtype)
+        curvature = partial(data.inverse_curvature, l2=l2, dtype=dtype)
+        parameters, more, steepest = descended(loss, curvature, parameters, max_iter - taken, tol)
+        taken += more
+    return parameters, taken, steepest
 
 
-def _accuracy(data: _Data, parameters: Float64) -> float:
-    hits = sum(int((z.argmax(dim=1) == y).sum()) for z, y, _ in data.logits(parameters))
+def _accuracy(data: _Data, parameters: torch.Tensor) -> float:
+    hits = sum(int((z.argmax(dim=1) == y).sum()) for z, y, _ in data.logits(parameters, parameters.dtype))
     return hits / len(data)
 
 

@@ -15,6 +15,8 @@ from embedstore.report.plots import View, plain
 from embedstore.report.summary import count, percent
 
 _Panels = dict[str, dict[str, View]]
+_NO_STEPS = "Features on the way are kept of the attacked model alone, and none of this one were tested."
+_UNTESTED = "Fewer than two of the attacks were tested with this model."
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,30 @@ def series(rows: Sequence[Judged]) -> dict[str, int]:
     return {method: number for number, method in enumerate(ordered)}
 
 
-def stages(
+def curves(
+    rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mapping[str, int]
+) -> tuple[_Panels, list[Stages]]:
+    """The panels of one ID set, every model in each so that a menu has them in one order; and the numbers over steps.
+
+    Parameters
+    ----------
+    lines : mapping of str to int
+        What :func:`series` gave.
+    """
+    stepped, tables = _stages(rows, made, lines)
+    panels = {**stepped, **_by_attack(rows, made, lines)}
+    drawn = {model for views in panels.values() for model in views}
+    models = [model for model in dict.fromkeys(row.model for row in rows) if model in drawn]
+    return {
+        title: {
+            model: views.get(model, View("not available", _NO_STEPS if title in stepped else _UNTESTED, None))
+            for model in models
+        }
+        for title, views in panels.items()
+    }, tables
+
+
+def _stages(
     rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mapping[str, int]
 ) -> tuple[_Panels, list[Stages]]:
     """A panel for each attack of an ID set with features of steps on the way, and the numbers in it.
@@ -50,24 +75,24 @@ def stages(
         last = made[attack].steps if attack in made else None
         for model in dict.fromkeys(row.model for row in rows):
             mine = [row for row in rows if (row.attack, row.model) == (attack, model) and row.method in lines]
-            curves = [(row, _curve(row, last)) for row in mine]
-            curves = [(row, curve) for row, curve in curves if curve]
-            if curves:
-                steps = sorted({step for _, curve in curves for step in curve})
+            by_row = [(row, _curve(row, last)) for row in mine]
+            by_row = [(row, curve) for row, curve in by_row if curve]
+            if by_row:
+                steps = sorted({step for _, curve in by_row for step in curve})
                 texts = [
                     (row.label, lines[row.method], tuple(percent(curve.get(step)) for step in steps))
-                    for row, curve in curves
+                    for row, curve in by_row
                 ]
                 tables.append(Stages(attack, model, tuple(f"{step:,}" for step in steps), tuple(texts)))
-                points = [(row, [(step, curve[step]) for step in sorted(curve)]) for row, curve in curves]
+                points = [(row, [(step, curve[step]) for step in sorted(curve)]) for row, curve in by_row]
                 said = f"against the steps of {attack}. The numbers are in the table that follows."
                 views[model] = _view(points, lines, "steps", said)
         if views:
             panels[f"{attack}: steps"] = views
-    return _for_all(panels, rows, "Features on the way are kept of the attacked model alone."), tables
+    return panels, tables
 
 
-def by_attack(rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mapping[str, int]) -> _Panels:
+def _by_attack(rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mapping[str, int]) -> _Panels:
     """A panel for each OOD set attacked in several ways, and one for attacks that differ in the budget alone."""
     groups: dict[str, list[Crafted]] = {}
     for name in dict.fromkeys(row.attack for row in rows):
@@ -90,17 +115,7 @@ def by_attack(rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mappin
                 model: _compared(model, rows, ood, some, lines, ranked=False) for model in models
             }
     known = {title: {model: view for model, view in views.items() if view} for title, views in panels.items()}
-    return _for_all({title: views for title, views in known.items() if views}, rows, "It was not tested so.")
-
-
-def _for_all(panels: _Panels, rows: Sequence[Judged], why: str) -> _Panels:
-    """Every model in every panel, so that the menu has them in one order: the attacked one first."""
-    drawn = {model for views in panels.values() for model in views}
-    models = [model for model in dict.fromkeys(row.model for row in rows) if model in drawn]
-    return {
-        title: {model: views.get(model, View("not available", why, None)) for model in models}
-        for title, views in panels.items()
-    }
+    return {title: views for title, views in known.items() if views}
 
 
 def _curve(row: Judged, last: int | None) -> dict[int, float]:

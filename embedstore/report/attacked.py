@@ -49,17 +49,23 @@ def ordinary(items: Iterable[_Item]) -> list[_Item]:
 
     Of an ID set that was tested against nothing else, those against the clean images, which are no worse than others.
     """
+    items = with_whole_bank(items)
+    kept = {name: _ordinary(oods) for name, oods in _oods(items).items()}
+    return [item for item in items if item.ood in kept[item.id_dataset]]
+
+
+def with_whole_bank(items: Iterable[_Item]) -> list[_Item]:
+    """Those that left no train images out, of ID sets that were tested against an attack; all of others."""
     items = list(items)
-    by_set: dict[str, set[str]] = {}
+    attacked = {name for name, oods in _oods(items).items() if attacks(oods)}
+    return [item for item in items if not (item.id_dataset in attacked and LEFT_OUT in options(item.variant))]
+
+
+def _oods(items: Iterable[_Item]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
     for item in items:
-        by_set.setdefault(item.id_dataset, set()).add(item.ood)
-    kept = {name: _ordinary(oods) for name, oods in by_set.items()}
-    attacked = {name for name, oods in by_set.items() if attacks(oods)}
-    return [
-        item
-        for item in items
-        if item.ood in kept[item.id_dataset] and not (item.id_dataset in attacked and LEFT_OUT in options(item.variant))
-    ]
+        found.setdefault(item.id_dataset, set()).add(item.ood)
+    return found
 
 
 def _ordinary(oods: set[str]) -> set[str]:

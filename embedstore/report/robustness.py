@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from embedstore.errors import NotAvailable
 from embedstore.report.attack_files import Crafted
 from embedstore.report.attack_gallery import AttackGallery
-from embedstore.report.attack_plots import Stages, by_attack, series, stages
+from embedstore.report.attack_plots import Stages, curves, series
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, FLOAT, steps_of
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
@@ -77,7 +77,7 @@ def robustness(content: Content) -> tuple[list[Robustness], list[Lack]]:
             lacks.append(Lack(name, _WHAT, why))
             continue
         lines = series(here)
-        panels = {**(curves := stages(here, made, lines))[0], **by_attack(here, made, lines)}
+        panels, stages = curves(here, made, lines)
         drawn = drawing(f"robust-{number}", "Model", panels) if panels else None
         parts, missing = [], list[Lack]()
         for attack in dict.fromkeys(row.attack for row in here):
@@ -88,7 +88,7 @@ def robustness(content: Content) -> tuple[list[Robustness], list[Lack]]:
             parts.append(_against(mine, wins, known, lines if drawn else {}, next(galleries, None)))
             missing += _lacks(mine, why_not, known)
         found.append(
-            Robustness(name, tuple(parts), drawn, tuple(curves[1]), len({row.method for row in here}) > len(lines))
+            Robustness(name, tuple(parts), drawn, tuple(stages), len({row.method for row in here}) > len(lines))
         )
         lacks += [*missing, *_undrawn(name, here, made, panels)]
     return found, lacks

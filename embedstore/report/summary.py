@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedstore.report.attacked import attacks, ordinary
+from embedstore.report.attacked import attacks, ordinary, with_whole_bank
 from embedstore.report.commands import dataset_label
 from embedstore.report.fits import Correlation
 from embedstore.report.means import ALL_SETS, Mean, over_groups, over_seeds
@@ -59,7 +59,10 @@ def paragraphs(content: Content) -> list[str]:
     found = []
     for id_dataset in sorted({mean.id_dataset for mean in averaged}):
         table = [mean for mean in averaged if mean.id_dataset == id_dataset]
-        best, accuracy = _best(id_dataset, ordinary(table), content.groups), _accuracy(id_dataset, table)
+        best, accuracy = (
+            _best(id_dataset, ordinary(table), content.groups),
+            _accuracy(id_dataset, with_whole_bank(table)),
+        )
         found.append(" ".join([*best, *accuracy, *_fits(id_dataset, content)]))
     return [" ".join(about), *found] if len(found) > 1 else [" ".join([*about, *found])]
 

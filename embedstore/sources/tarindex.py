@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple, TypeAlias
 
@@ -17,6 +18,11 @@ _BLOCK_BYTES = 512
 # key ends and its suffix begins (at the first dot after the last slash).
 _META = re.compile(r"__[^/]*__($|/)")
 _KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+
+# Mode, owner, group, size, time, checksum and kind of a regular file, as tarfile and GNU tar write them; what tarfile
+# would read into other forms, it reads.
+_PLAIN = re.compile(rb"(?:[0-7]{7}[\0 ]){3}([0-7]{11})[\0 ][0-7]{11}[\0 ]([0-7]{6})\0 [0\0]")
+_NO_DEVICE = (b"0000000\0" * 2, bytes(16))
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -52,20 +58,49 @@ def members(file: IO[bytes], shard: str) -> Iterator[Member]:
     with border(f"{shard} as a tar (is it whole?)"):
         # UTF-8 whatever the locale: keys must not depend on the machine that lists them.
         tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-    while True:
-        with border(f"{shard} as a tar (is it whole?)"):
+    with border(f"{shard} as a tar (is it whole?)"):
+        while True:
+            # tarfile has read the first member by now; a global header of pax changes those behind it.
+            later = tar.firstmember is None and not tar.pax_headers  # type: ignore[attr-defined]
+            if later and (plain := _plain_member(file, tar.offset)):
+                tar.offset = plain.offset + -(-plain.length // _BLOCK_BYTES) * _BLOCK_BYTES
+                yield plain
+                continue
             header = tar.next()
             # tarfile remembers every header otherwise: gigabytes for millions.
             tar.members.clear()  # type: ignore[attr-defined]
-        if header is None:
-            break
-        if header.isreg():
-            if header.issparse():
-                raise SourceError(
-                    f"{shard}: {header.name!r} is stored as a sparse file; write the tar without --sparse"
-                )
-            yield Member(header.name, header.offset_data, header.size)
+            if header is None:
+                break
+            if header.isreg():
+                if header.issparse():
+                    raise SourceError(
+                        f"{shard}: {header.name!r} is stored as a sparse file; write the tar without --sparse"
+                    )
+                yield Member(header.name, header.offset_data, header.size)
     _check_end(file, shard, tar.offset)
+
+
+def _plain_member(file: IO[bytes], offset: int) -> Member | None:
+    """The regular file whose header is at `offset`; None for anything but the most common form of a sound header.
+
+    As tarfile reads it, and four times as fast.
+    """
+    file.seek(offset - 1)  # with the last byte before it, which a file cut short lacks
+    block = file.read(_BLOCK_BYTES + 1)[1:]
+    if len(block) != _BLOCK_BYTES:
+        return None
+    numbers = _PLAIN.fullmatch(block, 100, 157)
+    if numbers is None or block[329:345] not in _NO_DEVICE:
+        return None
+    # The lower half of Adler-32 is 1 and the sum of the bytes, modulo 65521, which half a header cannot reach.
+    total = (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+    if int(numbers[2], 8) != total - sum(block[148:156]) + 8 * ord(" "):
+        return None
+    name, prefix = block[:100].partition(b"\0")[0], block[345:500].partition(b"\0")[0]
+    if name.endswith(b"/"):
+        return None  # a folder, in the oldest tars
+    path = prefix + b"/" + name if prefix else name
+    return Member(path.decode("utf-8", "surrogateescape"), offset + _BLOCK_BYTES, int(numbers[1], 8))
 
 
 def _refuse_compressed(file: IO[bytes], shard: str) -> None:

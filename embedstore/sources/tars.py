@@ -23,6 +23,7 @@ from embedstore.sources.tarindex import Member, Sample, image_member, members, s
 
 CAPTION_BYTES = 1 << 20  # a thousand times what any text tower reads
 _LABEL_BYTES = 64  # a longer .cls is no integer; it is not worth reading to say so
+_LABEL = re.compile(rb"\s*[+-]?[0-9]{1,10}\s*")
 
 
 class TarSource:
@@ -253,8 +254,9 @@ def _label(key: str, sample: Sample, file: IO[bytes], shard: str, class_names: t
     member = sample.get("cls")
     if member is None:
         return -1
-    text = _bytes(file, member._replace(length=min(member.length, _LABEL_BYTES)), shard)
-    if member.length > _LABEL_BYTES or not re.fullmatch(rb"\s*[+-]?[0-9]{1,10}\s*", text):
+    too_long = member.length > _LABEL_BYTES
+    text = _bytes(file, member._replace(length=_LABEL_BYTES) if too_long else member, shard)
+    if too_long or not _LABEL.fullmatch(text):
         raise SourceError(f"{shard}: label of {key!r} must be an integer; its .cls says {text[:20]!r}")
     label = int(text)
     if not -1 <= label < 2**31:

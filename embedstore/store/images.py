@@ -12,7 +12,7 @@ import zarr
 
 from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreError
 from embedstore.records import FAILED, OK, PENDING, Failure, FloatArray, IntArray, Provenance, fingerprint
-from embedstore.store import layout
+from embedstore.store import chunks, layout
 from embedstore.store.splits import Split
 
 KIND = "images"
@@ -234,13 +234,9 @@ class ImageWriter:
             self._refuse_if_extended()
         if layout.read(self._arrays["status"], slice(start, stop)).all():
             self.forget(start, stop)  # a block that is done is not rewritten as such
-        for name, values in columns.items():
-            self._arrays[name][start:stop] = values
-        texts = np.full(stop - start, "", dtype=np.dtypes.StringDType())
-        for row, reason in reasons.items():
-            texts[row] = reason
-        self._arrays["failure"][start:stop] = texts
-        self._arrays["status"][start:stop] = status
+        texts = np.array([reasons.get(row, "") for row in range(stop - start)], dtype=np.dtypes.StringDType())
+        written = [*columns.items(), ("failure", texts if reasons else None), ("status", status)]
+        chunks.write_block(start, stop, [(self._arrays[name], values) for name, values in written])
 
 
 def create(

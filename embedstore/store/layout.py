@@ -1,4 +1,4 @@
-"""How every node of a store is named, created, committed and read: the only file that spells out Zarr.
+"""How every node of a store is named, created, committed and read: with chunks.py the only file that spells out Zarr.
 
 A node (group or array) of ours carries one attribute, ``embedstore``: an object with its ``kind`` and ``fingerprint``.
 It is written last, in one atomic write of the node's metadata. A node without it is half-written, and half-written is
@@ -21,6 +21,7 @@ from zarr.errors import ContainsArrayError, ContainsGroupError, ZarrUserWarning
 from zarr.storage import LocalStore
 
 from embedstore.errors import StoreCorrupt, UsageError
+from embedstore.store import chunks
 
 FORMAT = 1
 ATTRIBUTE = "embedstore"
@@ -235,7 +236,7 @@ def array_at(parent: zarr.Group, name: str) -> zarr.Array[Any]:
 def read(array: zarr.Array[Any], selection: slice = slice(None)) -> npt.NDArray[Any]:
     """Rows of `array` as numpy; a chunk whose checksum is wrong raises :class:`StoreCorrupt` naming the array."""
     try:
-        return np.asarray(array[selection])
+        return chunks.read(array, selection)
     except ValueError as error:  # zarr's crc32c codec has no exception type of its own
         raise StoreCorrupt(
             f"array {array.path!r} cannot be read: {error} A chunk was damaged on disk; `embedstore verify --repair` "
