@@ -165,7 +165,7 @@ class LogisticProbe(Probe):
             self.l2_ = float(self.l2)
         limit = min(self.tol, _SLACK * self.l2_)
         parameters, self.n_iter_, steepest = _minimum(data, self.l2_, parameters, self.max_iter, limit)
-        if not steepest <= limit:  # whatever SciPy says: it also calls it success when the loss falls no further
+        if not steepest <= limit:
             _warn(self, steepest, limit)
         self._keep(data, parameters, present)
         return self
@@ -290,6 +290,8 @@ class _Data:
             weights = (p * (1 - p)).mean(dim=1, keepdim=True) / len(some)
             rows = torch.nn.functional.pad(centred / self.scale.float(), (0, 1), value=1.0)
             curvature += (rows * weights).T @ rows
+        # What float32 products may have lost, which can be more than l2.
+        curvature.diagonal().add_(torch.finfo(torch.float32).eps * curvature.trace())
         return torch.cholesky_inverse(torch.linalg.cholesky(curvature)).to(dtype)
 
 
@@ -305,7 +307,8 @@ def _minimum(data: _Data, l2: float, start: torch.Tensor, max_iter: int, tol: fl
     for dtype in (torch.float32, torch.float64):
         loss = partial(data.loss, l2=l2, dtype=dtype)
         curvature = partial(data.inverse_curvature, l2=l2, dtype=dtype)
-        parameters, more, steepest = descended(loss, curvature, parameters, max_iter - taken, tol)
+        limit = max(tol, torch.finfo(dtype).eps) if dtype == torch.float32 else tol  # below that it finds noise
+        parameters, more, steepest = descended(loss, curvature, parameters, max_iter - taken, limit)
         taken += more
     return parameters, taken, steepest
 
