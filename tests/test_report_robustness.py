@@ -40,6 +40,7 @@ from embedstore.report.robustness import Robustness, robustness
 from embedstore.report.scaling import scaling
 from embedstore.report.sections import sections
 from embedstore.report.separation import missing_curves
+from embedstore.report.static import figures
 from embedstore.report.summary import paragraphs
 from embedstore.sources import decode, open_source
 from embedstore.store import Store
@@ -153,6 +154,10 @@ def test_the_main_table_leaves_what_lies_on_the_way_to_the_section() -> None:
     assert main_table("digits", few.cells, ()).elsewhere == ()
     assert "step-{}50" not in to_latex(many)
     assert "far-{}smooth" in to_latex(many)
+    drawn = set(figures(content(study(2, ("x/clean", "x/adversarial", "x/float", "x/step-5")))))
+    assert {name for name in drawn if name.endswith("svg")} == {
+        f"figures/auroc-digits-x_{split}.svg" for split in ("clean", "adversarial")
+    }
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -565,6 +570,9 @@ def test_without_its_files_an_attack_is_reported_and_says_what_is_not_shown(
         assert "The targets are not at hand" in text
         assert all(morph.target is None and morph.clean for morph in gallery.morphs)
         return
+    # What made these features is not known, but it was no embedding of images.
+    assert not [command.line for command in commands(found) if "--split float" in command.line]
+    assert [command.line for command in commands(found) if "--split adversarial" in command.line]
     why = "there is no attack.json" if damage == "gone" else "attack.json is damaged, or not of format 1"
     assert why in text
     assert "which model was attacked" in text

@@ -113,6 +113,9 @@ def judged(cells: Iterable[Cell], results: Iterable[Result], made: Mapping[str, 
     made : mapping of str to Crafted
         What is known of the attacks, by name.
     """
+    cells = list(cells)
+    if not attacks(cell.ood for cell in cells):
+        return []
     by_place: dict[tuple[str, str], list[Mean]] = {}
     for mean in once(means(cells)):
         if mean.auroc is not None:
