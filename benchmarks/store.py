@@ -85,6 +85,11 @@ def _reading(X: Half, place: Path) -> Iterator[Stage]:
             Reference("zarr with its defaults", lambda: _read_zarr(plain), _same, aim=1.0),
         ],
     )
+    yield Stage(
+        f"open and read {len(X):,} x {WIDTH} float16 by Zarr's own means: images.features[:]",
+        lambda: Store.open(made).images(_MODEL.name, "made-up", "train").features[:],
+        [Reference("zarr with its defaults", lambda: _read_zarr(plain), _same, aim=1.0)],
+    )
     drawn = np.sort(np.random.default_rng(0).choice(len(X), min(2000, len(X)), replace=False))
     yield Stage(
         f"open and read {len(drawn):,} random rows of {len(X):,}",

@@ -61,7 +61,7 @@ def members(file: IO[bytes], shard: str) -> Iterator[Member]:
     with border(f"{shard} as a tar (is it whole?)"):
         while True:
             # tarfile has read the first member by now; a global header of pax changes those behind it.
-            later = tar.firstmember is None and not tar.pax_headers  # type: ignore[attr-defined]
+            later = tar.offset > 0 and tar.firstmember is None and not tar.pax_headers  # type: ignore[attr-defined]
             if later and (plain := _plain_member(file, tar.offset)):
                 tar.offset = plain.offset + -(-plain.length // _BLOCK_BYTES) * _BLOCK_BYTES
                 yield plain

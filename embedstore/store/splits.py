@@ -13,7 +13,7 @@ import zarr
 
 from embedstore.errors import StoreCorrupt, UsageError
 from embedstore.records import Failure, IntArray, Rows, Shard
-from embedstore.store import changes, chunks, layout
+from embedstore.store import changes, layout
 
 KIND = "rows"
 
@@ -190,7 +190,7 @@ def _write(
         array = layout.for_writing(layout.array_at(group, name))
         layout.lengthen(array, len(rows))
         # Not to the array's end: an extension that was killed may have left it longer.
-        chunks.write_from(array, first_block * block_rows, values)
+        array[first_block * block_rows : len(rows)] = values[first_block * block_rows :]
     layout.commit(
         group,
         KIND,
