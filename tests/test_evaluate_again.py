@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from synthetic_study import LABELS, X, put, study
 
-from embedstore.errors import UsageError
+from embedstore.errors import NotAvailable, UsageError
 from embedstore.evaluate import METHODS, Study, duplicates, run_methods
 from embedstore.evaluate.rows import chosen, gathered
 from embedstore.probes import linear as training
@@ -314,3 +314,25 @@ def test_duplicates_of_train_rows_that_are_left_out_are_none() -> None:
     put(of.store, "cars/val", X["train"][[7, 8]])
     part = Study(of.store, "m", "pets", ["cars:val"], without={"pets/train": np.array([0, 7])})
     assert [(one.seen_row, one.tested_row) for one in duplicates(part, 0.9999)] == [(8, 1)]
+
+
+def test_a_layer_that_was_trained_without_some_rows_is_no_layer_of_all(trainings: list[int]) -> None:
+    whole = study(ood=("cars",))
+    put(whole.store, "vans/test", X["ood"] + 0.1)
+    part = fresh(whole, without={"pets/train": np.arange(20)})
+    known = list(run_methods(part, ["plp", "linear"]))
+    later = Study(whole.store, "m", "pets", ["vans"])
+    for found, expected in zip(
+        run_methods(later, ["plp", "linear"], known=known), run_methods(fresh(later), ["plp", "linear"]), strict=True
+    ):
+        assert found.metrics == expected.metrics
+        assert sum(found.details["trained_on"]) == sum(expected.details["trained_on"])
+    again = fresh(whole, without={"pets/train": np.arange(20)})
+    del trainings[:]
+    assert [one.metrics for one in run_methods(again, ["plp", "linear"], known=known)] == [r.metrics for r in known]
+    assert trainings == []
+
+
+def test_to_leave_out_every_train_row_is_refused() -> None:
+    with pytest.raises(NotAvailable, match="every finished row of pets/train is to be left out"):
+        Study(study().store, "m", "pets", ["cars"], without={"pets/train": np.arange(60)})

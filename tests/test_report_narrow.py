@@ -171,7 +171,7 @@ def test_a_report_is_not_written_into_a_store_or_over_a_file(tmp_path: Path) -> 
     empty = Store.create(MemoryStore())
     (tmp_path / "file").touch()
     Store.create(tmp_path / "s.zarr")
-    for out, why in (("file", "is not a folder"), ("file/deep/er", "is not a folder"), ("s.zarr", "is a store")):
+    for out, why in (("file", "is not a folder"), ("file/deep/er", "is not a folder"), ("s.zarr/new", "is a store")):
         with pytest.raises(UsageError, match=why):
             write_report(empty, tmp_path / out)
 
@@ -193,7 +193,7 @@ def test_a_group_of_one_set_is_no_average_and_one_with_gaps_is_named(mine: Narro
     oods = ("near/test", "far/test", "other/test")
     (text,) = paragraphs(gather(stored(study(3, oods)), mine))
     assert "the best AUROC is, against near (near)," not in text  # two sets: each is named
-    assert "Of the far sets some have no results, so there is no mean over them." in text
+    assert "Not all of the far sets have results, so no mean is given for them." in text
 
 
 def test_methods_that_could_not_run_are_counted() -> None:

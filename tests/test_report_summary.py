@@ -235,7 +235,7 @@ def test_of_many_sets_the_lead_names_the_groups_or_the_mean_over_all() -> None:
     groups = {"near": ("y/test", "z/test"), "far": ("x/test",), "other": ("q/test",)}
     text = said(results, groups=groups)
     assert "on average over the near sets, 77.5 % (knn · cosine, b); against x (far), 90.0 %" in text
-    assert "Of the other sets some have no results, so there is no mean over them." in text
+    assert "Not all of the other sets have results, so no mean is given for them." in text
 
 
 def line(models: int, noise: float, oods: tuple[str, ...] = ("far/test",)) -> list[Result]:

@@ -133,9 +133,11 @@ def probe(
     notes = list(sets.notes)
     if sets.benchmark is not None:
         notes += _other_names(store, wanted, sets.benchmark, prompts)
-    leave_out = _duplicates(out, wanted, study_of, threshold) if drop_duplicates else {}
+    leave_out = {}
     if without is not None:
-        leave_out |= _rows_of_keys(store, sets.id_name, train_split or sets.train_split, without)
+        leave_out = _rows_of_keys(store, sets.id_name, train_split or sets.train_split, without)
+    if drop_duplicates:
+        leave_out |= _duplicates(out, wanted, partial(study_of, without=leave_out), threshold)
     runs = _runs(methods or PRESETS[preset].methods or tuple(METHODS), _options(given), shots)
     for model in wanted:
         try:
@@ -311,7 +313,8 @@ def _rows_of_keys(store: Store, dataset: str, split: str, file: str) -> dict[str
     import numpy as np
 
     try:
-        wanted = set(Path(file).read_text(encoding="utf-8").splitlines()) - {""}
+        # Not splitlines, which ends a line at letters that a key may hold.
+        wanted = set(Path(file).read_text(encoding="utf-8-sig").split("\n")) - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise errors.UsageError(f"--without {file} cannot be read: {error}") from error
     places = {key: row for row, key in enumerate(store.rows(dataset, split).keys.tolist())}

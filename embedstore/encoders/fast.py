@@ -1,8 +1,8 @@
 """The usual transform of an image, in half the time: what ``--decode fast`` runs.
 
 Pillow scales with plain code, torch with vector instructions (on x86 with AVX2): the same filter on the same bytes, and
-what comes out differs by 1 of 255 here and there, by 2 or 3 where an image of a few pixels is blown up. And 256 byte values have 256 normalised values a channel, so that a table
-gives exactly what dividing, subtracting and dividing gives.
+what comes out differs by 1 of 255 here and there, by 2 or 3 where an image of a few pixels is blown up. And 256 byte
+values have 256 normalised values a channel, so that a table gives exactly what dividing, subtracting and dividing gives.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class FastTransform:
 
 
 def with_fast_transform(encoder: Encoder) -> Encoder:
-    """The same encoder with a fast transform; its provenance says so, since its features are not the same to the bit.
+    """Give an encoder a fast transform, and return it; its provenance then says so, as features differ in some bits.
 
     Raises
     ------

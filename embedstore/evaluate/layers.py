@@ -82,7 +82,10 @@ def keep_layers(study: Study, known: Iterable[Result]) -> None:
         needs = study.training_fingerprints(text=recipe.labels != "true")
         # The fingerprints say what was read, and not which of the splits was the one to train on.
         same_split = result.params.get("train_split", "train") == study.train_split
-        if same_split and needs.items() <= result.inputs.items():
+        # A result's inputs name tested sets besides; but what it left out of training, this study must leave out.
+        left_out = f"without/{study.id_name}/{study.train_split}"
+        same_rows = result.inputs.get(left_out) == needs.get(left_out)
+        if same_split and same_rows and needs.items() <= result.inputs.items():
             study.stored[recipe, result.params["seed"]] = result
 
 

@@ -118,7 +118,8 @@ def _holds(result: Result, blank: Result) -> bool:
     """Whether a result has all scores of another: it may be measured otherwise, and on more OOD sets."""
     mine, its = ({name: value for name, value in each.params.items() if name != "metrics"} for each in (blank, result))
     more = {what.partition("/")[2] for what in set(result.inputs) - set(blank.inputs)}
-    others = all(f"images/{name}" not in blank.inputs for name in more)
+    own = f"{blank.id_dataset}/"
+    others = all(f"images/{name}" not in blank.inputs and not name.startswith(own) for name in more)
     return mine == its and blank.inputs.items() <= result.inputs.items() and others
 
 

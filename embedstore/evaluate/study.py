@@ -101,8 +101,19 @@ class Study:
         if not self.ood:
             raise NotAvailable(" ".join(self.missing) or "no OOD set was given; name at least one with --ood")
         empty = [name for name, images in self.tested.items() if not self.used(images).any()]
+        if self._leaves_nothing_to_train_on():
+            empty.append(f"{id_name}/{train_split}")
         if empty:
-            raise NotAvailable(f"every finished row of {', '.join(empty)} is to be left out; nothing is left to test")
+            raise NotAvailable(f"every finished row of {', '.join(empty)} is to be left out; nothing is left")
+
+    def _leaves_nothing_to_train_on(self) -> bool:
+        left_out = self.without.get(f"{self.id_name}/{self.train_split}")
+        if left_out is None or not len(left_out) or self.has_train:
+            return False
+        try:
+            return bool(self.train.ok.any())
+        except NotAvailable:
+            return False
 
     @property
     def tested(self) -> dict[str, Images]:

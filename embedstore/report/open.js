@@ -3,9 +3,10 @@
 "use strict";
 (() => {
   const waiting = [...document.querySelectorAll("main > section, .results")];
+  const idle = window.requestIdleCallback ?? ((call) => setTimeout(call)); // Safari has none
   const next = () => {
     waiting.shift()?.classList.add("laid");
-    if (waiting.length) requestIdleCallback(next);
+    if (waiting.length) idle(next);
   };
-  window.addEventListener("load", () => requestIdleCallback(next));
+  window.addEventListener("load", () => idle(next));
 })();

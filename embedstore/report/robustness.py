@@ -20,7 +20,6 @@ from embedstore.report.plots import Drawing, drawing
 from embedstore.report.summary import DASH, count, percent, whole
 
 
-
 @dataclass(frozen=True)
 class Line:
     """A row of a table: ``series`` is the number of its line in the plots, None where it has none."""

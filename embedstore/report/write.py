@@ -104,7 +104,7 @@ def _folder(out: str | Path) -> Path:
     above = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if not above.is_dir():
         raise UsageError(f"{above} is not a folder; give --out a folder for the report's files")
-    if (folder / "zarr.json").exists():
+    if any((path / "zarr.json").exists() for path in (folder, *folder.resolve().parents)):
         raise UsageError(f"{folder} is a store, or lies in one; give --out another folder for the report's files")
     return folder
 

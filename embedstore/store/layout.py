@@ -164,7 +164,7 @@ def _content(node: zarr.Group | zarr.Array[Any], kind: str) -> dict[str, Any] | 
 def began(parent: zarr.Group, path: str) -> datetime | None:
     """When a group's metadata was written, UTC, as far as files say: None where there are no files, or not this one.
 
-    No store holds a time, so that its bytes say what was embedded and not when; a copied file may have a newer one.
+    Embeddings hold no time, so that their bytes say what was embedded and not when; a copied file may have a newer one.
     """
     if not isinstance(parent.store, LocalStore):
         return None
