@@ -142,3 +142,23 @@ def test_other_splits_and_dropped_duplicates_are_flags_and_no_options() -> None:
     assert words[words.index("--option") + 1] == "knn.k=3"
     assert words.count("--option") == words.count("--ood") == 1
     assert words[words.index("--ood") + 1] == "far"
+
+
+def test_a_defended_model_and_a_fast_one_are_extracted_as_they_were() -> None:
+    from report_study import provenance
+
+    made = {
+        "a": provenance("a"),
+        "a+jpeg75": provenance("a+jpeg75", preprocess={"size": 96, "defence": "jpeg:75"}, pretrained="local"),
+        "quick": provenance("quick", preprocess={"size": 96, "decode": "fast"}),
+    }
+    results = [run(model, "knn") for model in made]
+    found = content(results, models=made, sources={"digits/test": "images", "far/test": "other"})
+    lines = [command.line for command in commands(found) if command.line.startswith("embedstore extract images")]
+    plain, fast, defended = sorted(lines, key=lambda line: ("--defence" in line, "--decode" in line))
+    assert "--model a " in plain
+    assert "--decode" not in plain + defended
+    assert "--model quick " in fast
+    assert "--decode fast" in fast
+    assert "--model local-dir:PATH/a " in defended
+    assert "--defence jpeg:75" in defended

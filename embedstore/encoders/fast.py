@@ -2,7 +2,7 @@
 
 Pillow scales with plain code, torch with vector instructions (on x86 with AVX2): the same filter on the same bytes, and
 what comes out differs by 1 of 255 here and there, by 2 or 3 where an image of a few pixels is blown up. And 256 byte
-values have 256 normalised values a channel, so that a table gives exactly what dividing, subtracting and dividing gives.
+values have 256 normalised values a channel, so a table gives exactly what dividing, subtracting and dividing gives.
 """
 
 from __future__ import annotations

@@ -82,20 +82,28 @@ def _embed(content: Content, name: str, but: str | None) -> Iterable[Command]:
     dataset, split = name.split("/")
     source = content.sources[name]
     users = {result.model for result in content.results if f"images/{name}" in result.inputs} - {but}
-    alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    alike: dict[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], list[str]] = {}
     for model, provenance in content.models.items():
         if provenance is not None and model in users:
             templates = tuple(content.templates.get(model, {}).get(dataset, ()))
-            settings = (provenance.precision, provenance.dtype, templates)
-            alike.setdefault(settings, []).append(_spelling(model, provenance))
-    for (precision, dtype, templates), models in alike.items():
+            alike.setdefault((_loaded(provenance), templates), []).append(_spelling(model, provenance))
+    for (loaded, templates), models in alike.items():
         flags = [("--store", content.location), *_each("--model", models), ("--dataset", dataset)]
-        flags += [("--split", split), ("--precision", precision), ("--dtype", dtype)]
+        flags += [("--split", split), *loaded]
         flags += _each("--templates", templates) if templates != ("plp",) else []
         yield _command(f"embed {name}", ("embedstore", "extract", source), flags)
 
 
+def _loaded(made: Provenance) -> tuple[tuple[str, str], ...]:
+    """How a model was loaded, as flags."""
+    flags = [("--precision", made.precision), ("--dtype", made.dtype)]
+    flags += [("--decode", made.decode)] if made.decode != "exact" else []
+    return (*flags, *([("--defence", made.defence)] if made.defence else []))
+
+
 def _spelling(model: str, provenance: Provenance) -> str:
+    # `extract --defence jpeg:75` calls it MODEL+jpeg75.
+    model = model.removesuffix(f"+{provenance.defence.replace(':', '')}") if provenance.defence else model
     return f"local-dir:{_SOMEWHERE}/{model}" if provenance.pretrained == "local" else model
 
 

@@ -105,7 +105,8 @@ def _best(id_dataset: str, table: Sequence[Mean], groups: Groups) -> Iterable[st
     known = {mean.ood for mean in table if mean.auroc is not None}
     partial = [name for name, sets in groups.items() if not known.issuperset(sets)]
     if partial:
-        yield f"Not all of {listing(f'the {name} sets' for name in partial)} have results, so no mean is given for them."
+        some = listing(f"the {name} sets" for name in partial)
+        yield f"Not all of {some} have results, so no mean is given for them."
 
 
 def _targets(table: Sequence[Mean], groups: Groups) -> Iterable[tuple[str, list[Mean]]]:
