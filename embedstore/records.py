@@ -30,6 +30,11 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def rows_fingerprint(rows: npt.ArrayLike) -> str:
+    """SHA-256 (hex) of some row numbers (K,), in any order: how a result names the rows that were left out."""
+    return hashlib.sha256(np.sort(np.asarray(rows, dtype="<i8")).tobytes()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file that holds many images.

@@ -365,7 +365,22 @@ def test_a_block_that_kills_its_process_is_left_out(
     pixels = Batches(source, split.row_list(), encoder.preprocess, [(9, 10)], None)[0].pixels[0]  # type: ignore[union-attr]
     (tmp_path / "deadly").write_bytes(np.asarray(pixels).tobytes())
     monkeypatch.setenv("DEADLY_ROW", str(tmp_path / "deadly"))
-    job = Deadly(str(tmp_path / "s.zarr"), source, "pets", "train", "fake", None, "fp32", "float16", 4, 0, None, False)
+    job = Deadly(
+        str(tmp_path / "s.zarr"),
+        source,
+        "pets",
+        "train",
+        "fake",
+        None,
+        "fp32",
+        "float16",
+        "exact",
+        None,
+        4,
+        0,
+        None,
+        False,
+    )
 
     def run(blocks: Sequence[Block], progress: Callable[[int], None]) -> Generator[BlockReport]:
         return run_blocks(LocalCrew(job, ["cpu"] * devices), blocks, progress)

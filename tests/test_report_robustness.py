@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import shutil
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -18,20 +20,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from report_study import HOSTILE, Page, attacked, content, metrics, page, run, study
+from report_study import HOSTILE, Page, content, metrics, page, run, study
+from report_study import attacked as without_marks
 
 from embedstore.attack import Budget, Options, Side, attack, store_features
 from embedstore.cli import main
 from embedstore.encoders.fake import FakeEncoder
 from embedstore.records import Result
 from embedstore.report import cells, correlations, gather, write_report
-from embedstore.report.attack_files import Crafted
+from embedstore.report.attack_files import Crafted, crafted
 from embedstore.report.attacked import attacks, in_main_table, ordinary
 from embedstore.report.choice import detectors
 from embedstore.report.commands import commands
 from embedstore.report.content import Content
 from embedstore.report.few_shot import few_shot
 from embedstore.report.findings import findings
+from embedstore.report.gallery import Reader
 from embedstore.report.judged import judged, success
 from embedstore.report.latex import to_latex
 from embedstore.report.main_table import main_table
@@ -44,6 +48,15 @@ from embedstore.report.static import figures
 from embedstore.report.summary import paragraphs
 from embedstore.sources import decode, open_source
 from embedstore.store import Store
+
+
+def attacked(name: str = "far-smooth", **changes: Any) -> list[Result]:
+    """Results on an attack; those without some train images left out the very rows that it aimed at."""
+    return [left_out(item, name) if item.variant else item for item in without_marks(name, **changes)]
+
+
+def left_out(item: Result, attack: str) -> Result:
+    return replace(item, inputs={**item.inputs, "without/digits/train": f"rows of {attack}"})
 
 
 def declared(name: str = "far-smooth", model: str = "a", budget: float | None = None, **options: Any) -> Crafted:
@@ -60,7 +73,7 @@ def declared(name: str = "far-smooth", model: str = "a", budget: float | None = 
         "ood": {"dataset": "far", "split": "test"},
         "target": {"dataset": "digits", "split": "train"},
     }
-    return Crafted(name, Path("out"), content, 7, True, "")
+    return Crafted(name, Path("out"), content, 7, True, "", {"digits/train": f"rows of {name}"}, "no other split")
 
 
 def section(results: Sequence[Result], *made: Crafted) -> Robustness:
@@ -136,6 +149,15 @@ def test_without_an_ordinary_set_the_clean_images_are_one() -> None:
     said = paragraphs(content(attacked()))[0]
     assert "against the images of 1 attack on OOD images." in said
     assert "against far-smooth:clean" in said
+
+
+def test_the_clean_images_of_several_attacks_make_no_mean() -> None:
+    results = [item for name in ("far-2", "far-4", "far-8") for item in attacked(name)]
+    assert {cell.ood for cell in ordinary(cells(results))} == {"far-2/clean"}
+    about = content(results)
+    assert main_table("digits", about.cells, ()).columns[0].label == "far-2:adversarial"
+    assert "on average over" not in Page(render(about)).text
+    assert "mean of" not in Page(render(about)).text
 
 
 def test_the_main_table_leaves_what_lies_on_the_way_to_the_section() -> None:
@@ -228,12 +250,56 @@ def test_who_was_attacked_comes_first_and_is_known_from_the_declaration_alone() 
     assert [(name, role) for name, role, _ in section(attacked()).attacks[0].models] == [("a", ""), ("b", "")]
 
 
-@pytest.mark.parametrize(("targets", "shown"), [(None, True), (7, True), (5, True), (8, False), (0, False)])
-def test_fewer_images_left_out_than_were_aimed_at_are_not_the_targets(targets: int | None, shown: bool) -> None:
-    made = replace(declared(), targets=targets)
+OTHER_ROWS = "the train images that were left out are not those that it aimed at"
+
+
+@pytest.mark.parametrize(
+    ("aimed", "targets", "why"),
+    [
+        ({"digits/train": "rows of far-smooth"}, 7, None),
+        ({"digits/train": "rows of far-smooth"}, None, None),
+        ({"digits/train": "rows of another"}, 7, OTHER_ROWS),
+        ({"digits/extra": "rows of far-smooth"}, 7, OTHER_ROWS),
+        ({}, None, "whether they are those that it aimed at is not known: its targets.txt is a secret"),
+        ({}, 0, ""),
+    ],
+)
+def test_other_images_left_out_than_were_aimed_at_are_not_the_targets(
+    aimed: dict[str, str], targets: int | None, why: str | None
+) -> None:
+    made = replace(declared(), aimed=aimed, targets=targets, unaimed="its targets.txt is a secret")
     rows = {(r.model, r.method): r for r in judged(cells(attacked()), attacked(), {"far-smooth": made})}
-    assert (rows["a", "knn"].without is not None) == shown
-    assert ("Without targets" in section(attacked(), made).attacks[0].columns) == shown
+    assert (rows["a", "knn"].without is not None) == (why is None)
+    assert ("Without targets" in section(attacked(), made).attacks[0].columns) == (why is None)
+    text = missing(attacked(), made)
+    assert ("AUROC against far-smooth without the images that were aimed at" in text) == bool(why)
+    assert (why or "") in text
+
+
+def test_two_attacks_with_as_many_targets_do_not_take_each_others() -> None:
+    names = ("far-2", "far-8")
+    results = []
+    for item in attacked(names[0], models=("a",)):
+        (score,) = item.metrics
+        clean, bad = (metrics(value) for value in (0.9, 0.4))
+        for number, name in enumerate(names if item.variant else names[:1]):
+            # Either pair of runs was tested against both attacks.
+            back = metrics(0.6 + 0.2 * number) if item.variant else bad
+            table = {
+                f"{each}/{split}": values
+                for each in names
+                for split, values in (("clean", clean), ("adversarial", back))
+            }
+            one = replace(item, metrics={score: table}, scores={}, created=f"2026-01-0{1 + number}T00:00:00+00:00")
+            results.append(left_out(one, name) if item.variant else one)
+    made = {name: declared(name, budget=0.01) for name in names}
+    rows = judged(cells(results), results, made)
+    found = {row.attack: row.without.auroc for row in rows if row.method == "knn" and row.without is not None}
+    assert found == {"far-2": 0.6, "far-8": 0.8}
+    # Of results that have only the rows of the one, there is no number for the other.
+    only = [item for item in results if "rows of far-8" not in item.inputs.values()]
+    rows = judged(cells(only), only, made)
+    assert {row.attack for row in rows if row.method == "knn" and row.without is not None} == {"far-2"}
 
 
 # Sentences -----------------------------------------------------------------------------------------------------------
@@ -245,7 +311,7 @@ def simple(clean: float, adversarial: float, without: float | None = None, *, mo
     found = [run(model, "knn", metrics={"cosine": sets}, inputs=inputs)]
     if without is not None:
         less = {"cosine": {**sets, "x/adversarial": metrics(without)}}
-        found.append(run(model, "knn", "train_left_out=3", metrics=less, inputs=inputs))
+        found.append(left_out(run(model, "knn", "train_left_out=3", metrics=less, inputs=inputs), "x"))
     return found
 
 
@@ -262,7 +328,7 @@ def simple(clean: float, adversarial: float, without: float | None = None, *, mo
     ],
 )
 def test_the_lead_says_how_much_is_lost_and_whether_the_bank_is_to_blame(numbers: tuple[float, ...], said: str) -> None:
-    text = lead(simple(*numbers))
+    text = lead(simple(*numbers), declared("x"))
     assert said in text
     assert ("With the targets left out" in text) == (len(numbers) > 2)
 
@@ -271,7 +337,7 @@ def test_the_lead_is_about_the_attacked_model_and_then_about_the_others() -> Non
     results = [*simple(0.8, 0.2, model="a"), *simple(0.9, 0.85, model="b"), *simple(0.95, 0.97, model="c")]
     made = declared("x", model="a")
     text = lead(results, made)
-    assert "the best detector is knn · cosine of a, the model that was attacked, with an AUROC of 80.0 %" in text
+    assert "the best detector of a, the model that was attacked, is knn · cosine, with an AUROC of 80.0 %" in text
     assert "not made with 2 of the models: there that AUROC changes by \N{MINUS SIGN}5.0 to +2.0 points." in text
     two = lead(results[:2], made)
     assert "not made with b: the AUROC of its best detector, knn · cosine, goes from 90.0 % to 85.0 %." in two
@@ -284,7 +350,8 @@ def test_the_lead_is_about_the_attacked_model_and_then_about_the_others() -> Non
 def test_a_method_without_train_images_is_not_asked_to_forget_any() -> None:
     results = [item for item in attacked() if item.method == "mcm"]
     assert "It reads no train image, so that it makes no difference" in lead(results, declared())
-    assert "With the targets left out" not in lead(attacked()[:0] + results, declared())
+    assert "With the targets left out" not in lead(results, declared())
+    assert "It reads no train image" not in lead(results, replace(declared(), targets=0, aimed={})), "it had no targets"
 
 
 def test_intervals_are_said_where_there_are_any() -> None:
@@ -329,6 +396,19 @@ def test_scores_that_are_not_of_the_same_images_are_not_compared() -> None:
     apart = [replace(item, metrics={"cosine": {ood: values}}) for ood, values in item.metrics["cosine"].items()]
     apart = [replace(one, params={**one.params, "seed": at}) for at, one in enumerate(apart)]
     assert "no single result has the scores of both, clean and adversarial" in missing(apart, declared())
+
+
+def test_the_caption_names_the_columns_that_there_are() -> None:
+    assert "against the images of x; FPR95 of the adversarial ones; in percent." in page(simple(0.9, 0.3)).text
+    assert "far-smooth; FPR95 and success of the adversarial ones; in percent." in page(attacked()).text
+    bare = [
+        replace(item, metrics={
+            score: {ood: {n: v for n, v in values.items() if n != "fpr95"} for ood, values in by_set.items()}
+            for score, by_set in item.metrics.items()
+        })
+        for item in simple(0.9, 0.3)
+    ]  # fmt: skip
+    assert "against the images of x; in percent." in page(bare).text
 
 
 # Plots ---------------------------------------------------------------------------------------------------------------
@@ -383,6 +463,41 @@ def test_lines_of_a_method_have_one_colour_everywhere() -> None:
     assert keys == {"knn · cosine": 0, "mcm · msp": 1, "plp · energy": 2}
     for title in ("far-smooth: steps", "far: attacks"):
         assert [line["meta"] for line in lines(found, title)] == ["series 0", "series 1", "series 2"]
+
+
+def test_only_the_default_steps_of_pgd_follow_the_budget() -> None:
+    def alike(optimizer: str, *rates: float) -> bool:
+        sizes = (2 / 255, 8 / 255)
+        pair = [
+            declared(budget=size, optimizer=optimizer, steps=40, lr=rate)
+            for size, rate in zip(sizes, rates, strict=True)
+        ]
+        kinds = {one.but_budget for one in pair}
+        assert None not in kinds
+        return len(kinds) == 1
+
+    default = [Options(steps=40, optimizer="pgd", budget=Budget("linf", k / 255)).step_size for k in (2, 8)]
+    assert alike("pgd", *default)
+    assert alike("pgd", 1e-3, 1e-3)
+    assert not alike("pgd", 1e-3, 2e-3)
+    assert not alike("pgd", default[0], 1e-3)
+    assert alike("adam", 1e-3, 1e-3)
+    assert not alike("adam", *default)
+
+
+@pytest.mark.parametrize("size", ["1/255", "12", "0.3", "1e-05", str(1.5 / 255), str(8 / 255), str(1e-9)])
+def test_a_budget_is_a_number(size: str) -> None:
+    made = declared()
+    known = {**(made.declared or {}), "options": {"budget": f"linf={size}", "optimizer": "pgd"}}
+    numerator, _, denominator = size.partition("/")
+    assert replace(made, declared=known).budget == ("pgd", "linf", float(numerator) / float(denominator or 1))
+
+
+@pytest.mark.parametrize("size", ["1e-3000", "1e300", "9" * 100, "1/" + "9" * 100, "1_0", "-1", "nan", ""])
+def test_a_budget_as_no_attack_writes_it_is_not_computed(size: str) -> None:
+    made = declared()
+    known = {**(made.declared or {}), "options": {"budget": f"linf={size}", "optimizer": "pgd"}}
+    assert replace(made, declared=known).budget is None
 
 
 # Untrusted text ------------------------------------------------------------------------------------------------------
@@ -578,6 +693,68 @@ def test_without_its_files_an_attack_is_reported_and_says_what_is_not_shown(
     assert "which model was attacked" in text
     assert "attacked" not in {role for one in sections(found).robustness[0].attacks for _, role, _ in one.models}
     assert all((morph.clean is None) == (damage == "gone") for morph in gallery.morphs)
+
+
+def targets_as(made: tuple[Path, Path], payload: bytes) -> Crafted:
+    """What is known with another targets.txt."""
+    file = made[1] / "targets.txt"
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(payload)
+        store = Store.open(made[0])
+        (found,) = crafted(store, list(store.results()))
+        return found
+    finally:
+        file.write_bytes(kept)
+
+
+def test_the_targets_are_known_by_their_rows(made: tuple[Path, Path]) -> None:
+    keys = _targets(*made)
+    rows = sorted(Store.open(made[0]).rows("pets", "train").keys.tolist().index(key) for key in keys)
+    mark = hashlib.sha256(struct.pack(f"<{len(rows)}q", *rows)).hexdigest()
+    marks = {item.inputs.get("without/pets/train") for item in Store.open(made[0]).results()}
+    assert marks == {None, mark}
+    for payload in ("\n".join(keys), "\ufeff" + "\n".join(reversed(keys)) + "\n\n"):
+        found = targets_as(made, payload.encode())
+        assert (found.aimed, found.targets) == ({"pets/train": mark}, len(keys))
+
+
+@pytest.mark.parametrize(
+    ("payload", "number", "why"),
+    [
+        (b"\xff\xfe", None, "its targets.txt cannot be read: 'utf-8' codec can't decode"),
+        (b"\n", None, "its targets.txt cannot be read: it is empty"),
+        ("one\u2028two\x0cthree\nfour\n".encode(), 2, "the store has no row list with all keys of its targets.txt"),
+    ],
+)
+def test_targets_that_are_not_known_are_said_so(
+    made: tuple[Path, Path], payload: bytes, number: int | None, why: str
+) -> None:
+    found = targets_as(made, payload)
+    assert (found.reason, found.model, found.targets, found.aimed) == ("", "fake", number, {})
+    assert found.unaimed.startswith(why)
+
+
+def test_damaged_labels_are_the_reason_for_no_images(made: tuple[Path, Path], tmp_path: Path) -> None:
+    for split in ("clean", "adversarial"):
+        copy = Path(shutil.copytree(made[0], tmp_path / f"{split}.zarr"))
+        chunks = [path for path in (copy / "datasets" / "cars-x" / split / "label" / "c").rglob("*") if path.is_file()]
+        assert chunks
+        for path in chunks:
+            path.write_bytes(b"\0" * 7)
+        (gallery,) = gather(Store.open(copy)).attack_galleries
+        assert gallery.morphs == ()
+        assert "The row list is damaged" in " ".join(gallery.reasons)
+
+
+def test_no_listing_of_the_store_to_look_at_one_split(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(made[0])
+    results = list(store.results())
+    monkeypatch.setattr(Store, "datasets", lambda _: pytest.fail("all data sets were listed"))
+    (found,) = crafted(store, results)
+    assert found.paired
+    assert Reader(store, "cars-x/clean").split is not None
+    assert Reader(store, "cars-x/../x").split is None
 
 
 def test_results_alone_are_reported_without_images(made: tuple[Path, Path], tmp_path: Path) -> None:

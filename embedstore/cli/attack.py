@@ -56,7 +56,13 @@ _TOWARDS = {"image": "images", "prototype": "prototypes", "text": "texts", "prob
 @click.option(
     "--budget", metavar="NORM=SIZE", help="The most that may change, as linf=8/255 or l2=2.5. None by default."
 )
-@click.option("--optimizer", default="adam", show_default=True, type=click.Choice(["adam", "pgd"]))
+@click.option(
+    "--optimizer",
+    default="adam",
+    show_default=True,
+    type=click.Choice(["adam", "pgd"]),
+    help="pgd steps by the gradient's sign, within a budget.",
+)
 @click.option(
     "--snapshot", "snapshots", multiple=True, type=int, metavar="K", help="Keep features of step K. Repeatable."
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,7 @@ from embedstore.errors import NotAvailable, UsageError
 from embedstore.evaluate.rows import gathered
 from embedstore.probes import moments
 from embedstore.prompts import duplicates
-from embedstore.records import FAILED, FloatArray, IntArray, Result
+from embedstore.records import FAILED, FloatArray, IntArray, Result, rows_fingerprint
 from embedstore.store import Images, Store
 
 # Training features that would take more bytes as float32 lie in a temporary file instead, as they are stored.
@@ -269,8 +268,8 @@ class Study:
 
     def _left_out_of(self, names: Iterable[str]) -> dict[str, str]:
         """A fingerprint of the rows that are left out of each of these splits, where there are any."""
-        rows = {name: np.sort(np.asarray(self.without.get(name, ()), dtype="<i8")) for name in sorted(names)}
-        return {f"without/{name}": hashlib.sha256(x.tobytes()).hexdigest() for name, x in rows.items() if len(x)}
+        rows = {name: self.without.get(name, ()) for name in sorted(names)}
+        return {f"without/{name}": rows_fingerprint(those) for name, those in rows.items() if len(those)}
 
     def notes(self) -> Iterator[str]:
         """Rows that are not there, and names that two classes share."""

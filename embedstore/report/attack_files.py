@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from embedstore.errors import EmbedstoreError
-from embedstore.records import Result
+from embedstore.records import Result, rows_fingerprint
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, FLOAT, attacks
 from embedstore.store import Store
 
 DECLARATION = "attack.json"
+_TARGETS = "targets.txt"
 _FORMAT = 1
+# Of anything else, such as 1e999999999, a fraction may take for ever.
+_NUMBER = re.compile(r"(?=.{1,40}\Z)[0-9]+(\.[0-9]+)?(e-?[0-9]{1,2})?(/[0-9]+)?")
 _OPTIONS = ("steps", "lr", "smoothness", "init_scale", "budget", "optimizer")
 # What --towards calls the kinds of aim that attack.json names; images go without saying.
 _TOWARDS = {"prototypes": "prototype", "texts": "text", "energy": "probe"}
@@ -39,6 +45,10 @@ class Crafted:
         Whether the rows of the clean and of the adversarial split have the same keys; None where the store has no rows.
     reason : str
         Why there is no folder.
+    aimed : mapping of ``"name/split"`` to str
+        Fingerprints of the rows that were aimed at, of splits that have them all.
+    unaimed : str
+        Why `aimed` is empty, or may lack a split.
     """
 
     name: str
@@ -47,6 +57,8 @@ class Crafted:
     targets: int | None = None
     paired: bool | None = None
     reason: str = "the store holds results alone, and does not know where the files of the attack are"
+    aimed: Mapping[str, str] = field(default_factory=dict)
+    unaimed: str = "its files are not at hand"
 
     @property
     def model(self) -> str | None:
@@ -65,10 +77,12 @@ class Crafted:
         value = self._value("options", "steps")
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
-    @property
+    @cached_property
     def budget(self) -> tuple[str, str, float] | None:
         """Optimizer, norm, and the most that a perturbation may have of it; None where there is no bound."""
         norm, _, size = (self._word("options", "budget") or "").partition("=")
+        if _NUMBER.fullmatch(size) is None:
+            return None
         try:
             return (self._word("options", "optimizer") or "", norm, float(Fraction(size)))
         except (ValueError, ZeroDivisionError, OverflowError):
@@ -79,9 +93,10 @@ class Crafted:
         """The same of two attacks that differ in the size of the budget alone; None of one without a budget."""
         if self.budget is None or self.declared is None:
             return None
-        size = ("budget", "lr", "snapshots", "every")  # PGD's steps are a share of the budget by default
-        options = self._value("options")
-        how = {name: value for name, value in dict(options).items() if name not in size}
+        options = dict(self._value("options"))
+        how = {name: value for name, value in options.items() if name not in ("budget", "snapshots", "every")}
+        if self._has_default_steps(how.get("lr")):
+            del how["lr"]  # they follow the budget
         parts = ("model", "num", "seed", "aim", "ood", "target")
         return json.dumps([self.budget[:2], how, [self.declared.get(part) for part in parts]], sort_keys=True)
 
@@ -121,6 +136,12 @@ class Crafted:
         places = [("ood", ood), ("target", aim), ("out", str(self.folder)), ("dataset", self.name)]
         return [(f"--{name.replace('_', '-')}", str(value)) for name, value in (*places, *taken)]
 
+    def _has_default_steps(self, lr: object) -> bool:
+        """Whether it is PGD with steps of 2.5 budgets by their number."""
+        if self.budget is None or self.budget[0] != "pgd" or not self.steps or not isinstance(lr, int | float):
+            return False
+        return math.isclose(lr, 2.5 * self.budget[2] / self.steps, rel_tol=1e-9)
+
     def _value(self, *path: str) -> Any:
         found: Any = self.declared
         for name in path:
@@ -134,8 +155,16 @@ class Crafted:
 
 def crafted(store: Store, results: Iterable[Result]) -> list[Crafted]:
     """One for each attack whose images were tested, by name."""
+    results = list(results)
     oods = {ood for result in results for by_set in result.metrics.values() for ood in by_set}
-    return [_crafted(store, name) for name in attacks(oods)]
+    left_out = {name for result in results for name in rows_left_out(result)}
+    return [_crafted(store, name, left_out) for name in attacks(oods)]
+
+
+def rows_left_out(result: Result) -> dict[str, str]:
+    """By ``"name/split"`` of the ID data set, the fingerprints of the rows that were left out."""
+    own = f"without/{result.id_dataset}/"
+    return {name.removeprefix("without/"): mark for name, mark in result.inputs.items() if name.startswith(own)}
 
 
 def across(budgets: Iterable[tuple[str, str, float]]) -> str:
@@ -157,15 +186,14 @@ def _size(budget: tuple[str, str, float]) -> str:
     return f"{place(budget):.3g}{'/255' if budget[1] == 'linf' else ''}"
 
 
-def _crafted(store: Store, name: str) -> Crafted:
-    splits = store.datasets().get(name, ())
-    if not {CLEAN, ADVERSARIAL} <= set(splits):
+def _crafted(store: Store, name: str, left_out: Iterable[str]) -> Crafted:
+    if not all(store.holds(name, split) for split in (CLEAN, ADVERSARIAL)):
         return Crafted(name)
     try:
         rows = {split: store.rows(name, split) for split in (CLEAN, ADVERSARIAL)}
         paired = rows[CLEAN].keys.tolist() == rows[ADVERSARIAL].keys.tolist()
         source = rows[ADVERSARIAL].source
-        made = store.rows(name, FLOAT).source if FLOAT in splits else None
+        made = store.rows(name, FLOAT).source if store.holds(name, FLOAT) else None
     except EmbedstoreError as error:
         return Crafted(name, reason=f"its row list cannot be read: {_first_sentence(error)}")
     if "://" in source:
@@ -177,21 +205,39 @@ def _crafted(store: Store, name: str) -> Crafted:
         return Crafted(name, paired=paired, reason=f"beside {source} there is no {DECLARATION}")
     try:
         declared = json.loads((folder / DECLARATION).read_bytes())
-        targets = _targets(folder, declared)
     except (OSError, ValueError, RecursionError):
         declared = None
     if not isinstance(declared, dict) or declared.get("format") != _FORMAT:
         why = f"{DECLARATION} is damaged, or not of format {_FORMAT}, which this version reads"
         return Crafted(name, paired=paired, reason=why)
-    return Crafted(name, folder, declared, targets, paired, "")
-
-
-def _targets(folder: Path, declared: Any) -> int | None:
-    aim = declared.get("aim") if isinstance(declared, dict) else None
+    aim = declared.get("aim")
     if isinstance(aim, dict) and str(aim.get("kind")) in _TOWARDS:
-        return 0
-    listed = folder / "targets.txt"
-    return len(set(listed.read_text(encoding="utf-8").splitlines())) if listed.is_file() else None
+        return Crafted(name, folder, declared, 0, paired, "", unaimed="no images were aimed at")
+    try:
+        keys = _targets(folder / _TARGETS)
+    except (OSError, ValueError) as error:
+        why = f"its {_TARGETS} cannot be read: {_first_sentence(error)}"
+        return Crafted(name, folder, declared, None, paired, "", unaimed=why)
+    aimed = {split: mark for split in left_out if (mark := _rows_of(store, split, keys)) is not None}
+    why = f"the store has no row list with all keys of its {_TARGETS}"
+    return Crafted(name, folder, declared, len(keys), paired, "", aimed, why)
+
+
+def _targets(file: Path) -> set[str]:
+    # Lines end as the file's writer ends them: a key may have what Unicode takes for the end of a line.
+    keys = set(file.read_text(encoding="utf-8-sig").split("\n")) - {""}
+    if not keys:
+        raise ValueError("it is empty")
+    return keys
+
+
+def _rows_of(store: Store, name: str, keys: set[str]) -> str | None:
+    """The fingerprint of the rows with these keys; None where a split does not have them all."""
+    try:
+        rows = [row for row, key in enumerate(store.rows(*name.split("/", 1)).keys.tolist()) if key in keys]
+    except EmbedstoreError:
+        return None
+    return rows_fingerprint(rows) if len(rows) == len(keys) else None
 
 
 def _first_sentence(error: Exception) -> str:

@@ -92,8 +92,10 @@ def _gallery(store: Store, row: Judged, attack: Crafted) -> AttackGallery:
     order = np.argsort(-gain, kind="stable")
     chosen = [int(at) for at in order[:EACH] if np.isfinite(s_adversarial[at] - s_clean[at])]
     before, after = (Reader(store, f"{row.attack}/{split}") for split in (CLEAN, ADVERSARIAL))
+    if before.split is None or after.split is None:
+        return without(before.reason or after.reason)
     targets = _Targets(attack.folder)
-    keys = [] if before.split is None else [str(before.split.keys[at]) for at in chosen]
+    keys = [str(before.split.keys[at]) for at in chosen]
     pairs = [(_small(before.image(at)), _small(after.image(at))) for at in chosen]
     factor = _factor(pairs)
     known, least = s_id[~np.isnan(s_id)], threshold(s_id)

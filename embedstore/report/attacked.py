@@ -47,7 +47,8 @@ def steps_of(ood: str) -> int | None:
 def ordinary(items: Iterable[_Item]) -> list[_Item]:
     """Those that are neither against what an attack left nor, beside an attack, without the train images it aimed at.
 
-    Of an ID set that was tested against nothing else, those against the clean images, which are no worse than others.
+    Of an ID set that was tested against nothing else, those against the clean images, which are no worse than others:
+    of the first attack by name, since several may have begun with the same images, and would make a mean of nothing.
     """
     items = with_whole_bank(items)
     kept = {name: _ordinary(oods) for name, oods in _oods(items).items()}
@@ -69,9 +70,9 @@ def _oods(items: Iterable[_Item]) -> dict[str, set[str]]:
 
 
 def _ordinary(oods: set[str]) -> set[str]:
-    left = set(attacks(oods))
+    left = attacks(oods)
     others = {ood for ood in oods if ood.partition("/")[0] not in left}
-    return others or {f"{name}/{CLEAN}" for name in left}
+    return others or {f"{name}/{CLEAN}" for name in left[:1]}
 
 
 def in_main_table(items: Iterable[_Item]) -> tuple[list[_Item], list[str]]:

@@ -169,7 +169,7 @@ class Reader:
         self.name, self.reason = name, ""
         dataset, _, split = name.partition("/")
         self.split: Split | None = None
-        if split in store.datasets().get(dataset, ()):
+        if store.holds(dataset, split):
             rows = store.rows(dataset, split)
             try:
                 rows.keys, rows.labels  # noqa: B018 - both are read when first asked for

@@ -10,7 +10,7 @@ import numpy as np
 from embedstore.errors import NotAvailable
 from embedstore.metrics.counts import threshold_index
 from embedstore.records import FloatArray, Result
-from embedstore.report.attack_files import Crafted
+from embedstore.report.attack_files import Crafted, rows_left_out
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, LEFT_OUT, attacks
 from embedstore.report.choice import result_of
 from embedstore.report.distributions import scores_of, tested_split
@@ -18,8 +18,11 @@ from embedstore.report.means import Mean, means
 from embedstore.report.names import RowOrder, options, row_order
 from embedstore.report.summary import once
 from embedstore.report.table import Cell, when
+from embedstore.report.table import cells as cells_of
 
 TPR = 0.95
+_OTHERS = "the train images that were left out are not those that it aimed at"
+_UNKNOWN = "train images were left out, and whether they are those that it aimed at is not known"
 
 # Model, ID set, method, options without the images that were left out, score, template set.
 _Row = tuple[str, str, str, frozenset[tuple[str, str]], str, str | None]
@@ -56,6 +59,8 @@ class Judged:
         Whether it does; None where that is not known.
     left_out : int or None
         How many images were left out.
+    unproven : str
+        Why there is no `without` although images were left out; empty otherwise.
     result : Result or None
         With scores on the clean and the adversarial images, of the first seed.
     """
@@ -71,6 +76,7 @@ class Judged:
     without: Mean | None = None
     reads_train: bool | None = None
     left_out: int | None = None
+    unproven: str = ""
     result: Result | None = None
 
     def auroc(self, split: str) -> float | None:
@@ -156,33 +162,43 @@ def best(rows: Sequence[Judged], model: str | None) -> Judged:
 
 def _against(table: Sequence[Mean], attack: Crafted, newest: Sequence[Result]) -> list[Judged]:
     whole: dict[_Row, dict[str, Mean]] = {}
-    without: dict[_Row, list[tuple[int, Mean]]] = {}
+    lessened: set[_Row] = set()
     for mean in table:
-        row, left_out = _row(mean), _number(options(mean.variant).get(LEFT_OUT))
         split = mean.ood.partition("/")[2]
-        if left_out is None:
-            whole.setdefault(row, {})[split] = mean
+        if LEFT_OUT not in options(mean.variant):
+            whole.setdefault(_row(mean), {})[split] = mean
         elif split == ADVERSARIAL:
-            without.setdefault(row, []).append((left_out, mean))
+            lessened.add(_row(mean))
     every: dict[tuple[str, str], list[tuple[_Row, dict[str, Mean]]]] = {}
     for row, known in whole.items():
         if {CLEAN, ADVERSARIAL} <= known.keys():
             every.setdefault((row[0], row[2]), []).append((row, known))
     chosen = [max(rows, key=lambda pair: pair[1][CLEAN].auroc or 0.0) for rows in every.values()]
-    # Fewer images than were aimed at are not all of them; and nothing is left out of what was aimed at no image.
-    fewest = attack.targets or 0
-    without = {row: [pair for pair in pairs if pair[0] >= fewest] for row, pairs in without.items()}
-    tried = attack.targets != 0 and any(without.values())
+    without = _without_targets(attack, newest) if lessened else {}
     found = []
     for row, known in chosen:
         one = _judged(known, attack.name, newest)
-        if tried and without.get(row):
-            left_out, mean = min(without[row], key=lambda pair: pair[0])
-            one = replace(one, without=mean, left_out=left_out, reads_train=True)
-        elif tried and one.reads_train is False:
+        if row in without:
+            left_out = _number(options(without[row].variant).get(LEFT_OUT))
+            one = replace(one, without=without[row], left_out=left_out, reads_train=True)
+        elif row in lessened and attack.targets != 0:
+            one = replace(one, unproven=_OTHERS if attack.aimed else f"{_UNKNOWN}: {attack.unaimed}")
+        elif without and one.reads_train is False:
             one = replace(one, without=known[ADVERSARIAL])
         found.append(one)
     return sorted(found, key=lambda one: (one.model != attack.model, one.model, one.order))
+
+
+def _without_targets(attack: Crafted, results: Sequence[Result]) -> dict[_Row, Mean]:
+    """Adversarial, by results that left out the very rows that were aimed at: as many others are of another attack."""
+    those = [result for result in results if _leaves_out(result, attack.aimed)]
+    ood = f"{attack.name}/{ADVERSARIAL}"
+    return {_row(mean): mean for mean in means(cells_of(those)) if mean.ood == ood and mean.auroc is not None}
+
+
+def _leaves_out(result: Result, aimed: Mapping[str, str]) -> bool:
+    left_out = {name: mark for name, mark in rows_left_out(result).items() if name != tested_split(result)}
+    return bool(left_out) and all(aimed.get(name) == mark for name, mark in left_out.items())
 
 
 def _judged(known: Mapping[str, Mean], attack: str, newest: Sequence[Result]) -> Judged:

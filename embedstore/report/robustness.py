@@ -142,16 +142,18 @@ def _role(model: str, attack: Crafted) -> str:
 def _lead(rows: Sequence[Judged], wins: Mapping[int, Success], attack: Crafted) -> Iterable[str]:
     """What the attack does to the detector that looked best, and whether the bank is to blame."""
     row = best(rows, attack.model)
-    who = f"{row.label} of {row.model}" + (", the model that was attacked" if row.model == attack.model else "")
+    attacked = row.model == attack.model
+    of = f"of {row.model}, the model that was attacked, " if attacked else ""
+    who = row.label if attacked else f"{row.label} of {row.model}"
     drop = _tenths(row.clean - row.adversarial)
     change = f"{_points(drop)} less" if drop > 0 else "no less" if drop == 0 else f"{_points(-drop)} more"
     yield (
-        f"On the clean images the best detector is {who}, with an AUROC of "
+        f"On the clean images the best detector {of}is {who}, with an AUROC of "
         f"{_measured(row.known[CLEAN], in_words=True)}. On the adversarial images its AUROC is "
         f"{_measured(row.known[ADVERSARIAL])}, {change}."
     )
     if drop > 0:
-        yield from _undone(row, drop)
+        yield from _undone(row, drop, aimed=attack.targets != 0)
     won = wins.get(list(rows).index(row))
     if won is not None and won.rejected:
         yield (
@@ -176,8 +178,9 @@ def _transferred(finest: Sequence[Judged]) -> str:
     return f"The images were not made with {len(finest)} of the models: there that AUROC changes by {low} to {high}."
 
 
-def _undone(row: Judged, drop: float) -> Iterable[str]:
-    if row.reads_train is False:
+def _undone(row: Judged, drop: float, *, aimed: bool) -> Iterable[str]:
+    """What is regained without the images that were `aimed` at, if any were."""
+    if row.reads_train is False and aimed:
         yield "It reads no train image, so that it makes no difference to it whether the targets are among them."
     if row.without is None or row.reads_train is False:
         return
@@ -199,8 +202,8 @@ def _fine(rows: Sequence[Judged], columns: Mapping[str, object]) -> Iterable[str
         numbers = sorted({row.left_out for row in rows if row.left_out is not None})
         which = " or ".join(f"{number:,} train images" for number in numbers) or "train images"
         yield (
-            f"Without targets: AUROC on the adversarial images with {which} left out, those that probe was told to; of "
-            f"a method that reads no train image it is the same number."
+            f"Without targets: AUROC on the adversarial images with {which} left out, those that were aimed at; of a "
+            f"method that reads no train image it is the same number."
         )
     if "Success" in columns:
         more = "; of several seeds, the first" if any(row.known[CLEAN].seeds > 1 for row in rows) else ""
@@ -223,9 +226,16 @@ def _lacks(rows: Sequence[Judged], why_not: Mapping[str, Sequence[Judged]], atta
     if not any(FLOAT in row.known for row in rows):
         why = f"{attack.name}:{FLOAT} was not tested; `embedstore probe --ood` does that"
         yield Lack(name, f"AUROC before rounding {against}", why)
-    if attack.targets != 0 and not any(row.without is not None for row in rows):
+    unproven: dict[str, list[str]] = {}
+    for row in rows:
+        if row.unproven:
+            unproven.setdefault(row.unproven, []).append(label(row.label, row.model))
+    what = f"AUROC {against} without the images that were aimed at"
+    for why, labels in unproven.items():
+        yield Lack(name, f"{what}, of {some(labels)}", why)
+    if attack.targets != 0 and not unproven and not any(row.without is not None for row in rows):
         why = "no method that read train images was tested with them left out; `embedstore probe --without targets.txt`"
-        yield Lack(name, f"AUROC {against} without the images that were aimed at", f"{why}, with the attack's file")
+        yield Lack(name, what, f"{why}, with the attack's file")
 
 
 def _undrawn(
