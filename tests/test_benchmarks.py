@@ -20,6 +20,8 @@ from benchmarks.changes import changes  # noqa: E402
 from benchmarks.pairs import Comparison, Disagreement, Reference, Stage, Timed, close, compare  # noqa: E402
 from benchmarks.results import BEGIN, END, Results, number, put_into, seconds  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def agree(ours, theirs):
     if ours != theirs:

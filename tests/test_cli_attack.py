@@ -23,6 +23,8 @@ from embedstore.cli import attacked, main
 from embedstore.cli.attack import options_of
 from embedstore.store import Images, Store
 
+pytestmark = pytest.mark.slow
+
 SIMILARITIES = ("before", "after", "rounded")
 
 

@@ -16,6 +16,8 @@ from conftest import Command
 
 from embedstore.cli import main
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 ESCAPE = re.compile(r"\x1b\[([0-9;]*)m")

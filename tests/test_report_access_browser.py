@@ -17,7 +17,7 @@ from embedstore.report.content import Content
 from embedstore.report.distributions import curves
 from embedstore.report.page import render
 
-pytestmark = test_report_browser.pytestmark
+pytestmark = [test_report_browser.pytestmark, pytest.mark.slow]
 browser = test_report_browser.browser
 
 NAMED = {"button", "link", "combobox", "checkbox", "searchbox", "region", "navigation", "DisclosureTriangle"}

@@ -23,7 +23,7 @@ from embedstore.report.main_table import main_table
 from embedstore.report.page import render
 
 pypdf = pytest.importorskip("pypdf", reason="needs the Python package pypdf")
-pytestmark = test_report_browser.pytestmark
+pytestmark = [test_report_browser.pytestmark, pytest.mark.slow]
 browser = test_report_browser.browser
 everything = test_report_browser.everything
 

@@ -15,7 +15,7 @@ from embedstore.report.attack_gallery import AttackGallery, Morph
 from embedstore.report.content import Content
 from embedstore.report.page import render
 
-pytestmark = test_report_browser.pytestmark
+pytestmark = [test_report_browser.pytestmark, pytest.mark.slow]
 browser = test_report_browser.browser
 
 SECTION = "section[aria-labelledby=robustness]"
