@@ -313,3 +313,17 @@ def test_listed_train_images_are_left_out(leaky: Path, tmp_path: Path) -> None:
     assert "cannot be read" in invoke(*asked, "--without", tmp_path / "none").stderr
     keys.write_text("", encoding="utf-8")
     assert "it is empty" in invoke(*asked, "--without", keys).stderr
+
+
+def test_targets_of_another_split_are_refused(leaky: Path, tmp_path: Path) -> None:
+    """Keys are bare, and splits made of class folders share them."""
+    keys = tmp_path / "targets.txt"
+    keys.write_text("8\n", encoding="utf-8")
+    asked = ("probe", "--store", leaky, "--id", "pets", "--ood", "cars", "--method", "knn", "--without", keys)
+    for split, code in (("test", 2), ("train", 0)):
+        (tmp_path / "attack.json").write_text(json.dumps({"target": {"dataset": "pets", "split": split}}))
+        found = invoke(*asked)
+        assert found.exit_code == code, found.output
+        assert ("lists images of pets/test" in found.stderr) == (code == 2)
+    (tmp_path / "attack.json").write_text("[]")
+    assert invoke(*asked).exit_code == 0

@@ -317,12 +317,24 @@ def _rows_of_keys(store: Store, dataset: str, split: str, file: str) -> dict[str
         wanted = set(Path(file).read_text(encoding="utf-8-sig").split("\n")) - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise errors.UsageError(f"--without {file} cannot be read: {error}") from error
+    _check_targets(Path(file), f"{dataset}/{split}")
     places = {key: row for row, key in enumerate(store.rows(dataset, split).keys.tolist())}
     unknown = sorted(wanted - places.keys())
     if unknown or not wanted:
         what = f"{len(unknown):,} of {len(wanted):,} keys are not, {unknown[0]!r} first" if unknown else "it is empty"
         raise errors.UsageError(f"--without {file} must list keys of {dataset}/{split}, one a line; {what}")
     return {f"{dataset}/{split}": np.array(sorted(places[key] for key in wanted), dtype=np.int64)}
+
+
+def _check_targets(file: Path, name: str) -> None:
+    """An attack's list of targets holds bare keys, which another split may have too: it must be a list of this one."""
+    try:
+        target = json.loads((file.parent / "attack.json").read_bytes())["target"]
+        of = f"{target['dataset']}/{target['split']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a list of somebody's own
+    if file.name == "targets.txt" and of != name:
+        raise errors.UsageError(f"--without {file} lists images of {of}, which the attack aimed at, and not of {name}")
 
 
 def _duplicates(
