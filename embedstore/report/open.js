@@ -8,5 +8,6 @@
     waiting.shift()?.classList.add("laid");
     if (waiting.length) idle(next);
   };
-  window.addEventListener("load", () => idle(next));
+  // Not at once: whoever has just opened the page waits for its first plot.
+  window.addEventListener("load", () => setTimeout(() => idle(next), 600));
 })();
