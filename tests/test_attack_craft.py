@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from embedstore.attack.shards import member_key, original_key
 from embedstore.cli import main
 from embedstore.encoders import differentiable
 from embedstore.encoders.fake import FakeEncoder
-from embedstore.errors import FingerprintMismatch, NotAvailable, SourceError, UsageError
+from embedstore.errors import FingerprintMismatch, NotAvailable, SourceError, StoreCorrupt, UsageError
 from embedstore.sources import decode, open_source
 from embedstore.sources.tarindex import members, samples
 from embedstore.store import Store
@@ -272,6 +273,26 @@ def test_what_is_done_is_not_done_again(store: Path, pictures: Path, tmp_path: P
     assert all(np.isfinite(each.similarity) for each in seen[1:-1])
 
 
+@pytest.mark.parametrize("name", ["float/000001.npz", "adversarial/000001.tar", "target/000001.tar"])
+@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[:-700], lambda raw: flipped(raw, len(raw) // 2)])
+def test_a_damaged_block_is_made_anew(
+    store: Path, pictures: Path, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    out = tmp_path / "out"
+    run(store, pictures, out)
+    whole = files(out)
+    (out / name).write_bytes(damage(whole[name]))
+    if name.endswith("npz"):
+        with pytest.raises(StoreCorrupt, match=r"000001\.npz is damaged"):
+            read_attack(out)
+    run(store, pictures, out)
+    assert files(out) == whole
+
+
+def flipped(raw: bytes, at: int) -> bytes:
+    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
 @pytest.mark.parametrize("torn", [False, True], ids=["before a rename", "in a file"])
 def test_stopped_anywhere_it_ends_with_the_same_bytes(
     store: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
@@ -504,8 +525,28 @@ def test_aims_that_are_none(wrong: dict[str, Any], message: str) -> None:
         Aim(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("aim", "message"),
+    [
+        (Aim("prototypes", vectors=np.ones((2, 23))), "must be 24 wide for this model, not 23"),
+        (Aim("texts", vectors=np.ones((2, 24))), "must be 12 wide for this model, not 24"),
+        (Aim("prototypes", vectors=np.zeros((2, 24))), "10 of 10 targets have none"),
+        (
+            Aim(
+                "energy", probe={"coef": np.eye(9), "intercept": np.zeros(9), "mean": np.zeros(9), "scale": np.ones(9)}
+            ),
+            r"features are 24 wide, the probe's \(9, 9\)",
+        ),
+    ],
+)
+def test_aims_of_another_width_are_refused(store: Path, pictures: Path, tmp_path: Path, aim: Aim, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(store, pictures, tmp_path / "out", aim=aim)
+    assert not (tmp_path / "out").exists()
+
+
 def test_targets_without_a_class_are_refused(store: Path, pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"class among the 1 vectors; \d+ of 10 targets have none"):
+    with pytest.raises(UsageError, match=r"class among the 1 that have a vector; \d+ of 10 targets have none"):
         run(store, pictures, tmp_path / "out", aim=Aim("prototypes", vectors=np.eye(1, 24)))
 
 
@@ -530,6 +571,19 @@ def test_out_of_memory_is_told_and_kept_in_mind(store: Path, pictures: Path, tmp
     assert files(tmp_path / "small") == files(tmp_path / "whole")
     assert sizes.count(4) == 1
     assert seen[-1].notes == ("out of memory with 4 images at once; going on with 2",)
+
+
+def test_two_attacks_do_not_share_a_name(store: Path, pictures: Path, tmp_path: Path) -> None:
+    """Keys, labels and numbers are the same in both."""
+    for out, steps in (("a", 6), ("b", 7)):
+        run(store, pictures, tmp_path / out, options=replace(OPTIONS, steps=steps))
+    opened, made_by = Store.open(store, writable=True), FakeEncoder().provenance
+    store_features(opened, made_by, tmp_path / "a", "attacked")
+    before = opened.images("fake", "attacked", "float").embedded()
+    with pytest.raises(FingerprintMismatch, match="holds attacked/float of another attack than the one in"):
+        store_features(opened, made_by, tmp_path / "b", "attacked")
+    np.testing.assert_array_equal(opened.images("fake", "attacked", "float").embedded(), before)
+    store_features(opened, made_by, tmp_path / "a", "attacked")
 
 
 def test_another_models_attack_is_not_stored(store: Path, pictures: Path, tmp_path: Path) -> None:

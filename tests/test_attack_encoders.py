@@ -86,14 +86,15 @@ def test_a_timm_models_view_is_the_same_function(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_in_lower_precision_gradients_point_the_same_way(folders: dict[str, str], precision: str) -> None:
+    """As small and as large as in large models: without scaling, float16 would have zeros of them, or infinities."""
     gradients = []
     for chosen in ("fp32", precision):
         view = differentiable(load_encoder(folders["vit"], precision=chosen))
         pixels = torch.stack([view.pixels(image) for image in pictures(4)]).requires_grad_()
         target = torch.linspace(-1, 1, 32).expand(4, -1)
         similarity = Toward(target)(view, view.features(pixels), slice(0, 4))
-        # As small as in a large model: without scaling, float16 would round it to nothing.
-        (gradient,) = torch.autograd.grad(1e-4 * similarity.sum(), pixels)
+        weights = torch.tensor([1e-4, 1e-2, 1e2, 1e4])
+        (gradient,) = torch.autograd.grad((weights * similarity).sum(), pixels)
         gradients.append(gradient.flatten(1).numpy())
     assert cosines(*gradients).min() > 0.99
     np.testing.assert_allclose(*(np.linalg.norm(each, axis=1) for each in gradients), rtol=0.05)

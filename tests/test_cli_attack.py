@@ -62,8 +62,8 @@ def test_an_attack_is_in_the_store_and_can_be_gone_on_with(store: Path, tmp_path
     assert told.exit_code == 0, told.output
     said = json.loads(told.stdout)
     opened = Store.open(store)
-    assert said["splits"] == [f"cars-smooth/{name}" for name in ("clean", "adversarial", "float", "step-10")]
-    assert opened.datasets()["cars-smooth"] == ["adversarial", "clean", "float", "step-10"]
+    assert said["splits"] == [f"cars-o-p/{name}" for name in ("clean", "adversarial", "float", "step-10")]
+    assert opened.datasets()["cars-o-p"] == ["adversarial", "clean", "float", "step-10"]
 
     cars, pets = opened.images("fake", "cars", "test"), opened.images("fake", "pets", "train")
     ood, target = draw_pairs(cars.ok, pets.ok, 8, seed=3)
@@ -79,7 +79,7 @@ def test_an_attack_is_in_the_store_and_can_be_gone_on_with(store: Path, tmp_path
         assert said[norm] == pytest.approx(np.mean([one[norm] for one in made]))
     assert said["similarity"]["after"] > said["similarity"]["before"] + 0.05
     # And the same of what the store holds of them.
-    vectors = {split: opened.images("fake", "cars-smooth", split).embedded() for split in ("clean", "float")}
+    vectors = {split: opened.images("fake", "cars-o-p", split).embedded() for split in ("clean", "float")}
     wanted = pets.embedded()[target]
     for split, when in (("clean", "before"), ("float", "after")):
         assert cosines(vectors[split], wanted).mean() == pytest.approx(said["similarity"][when], abs=1e-3)
@@ -92,7 +92,7 @@ def test_an_attack_is_in_the_store_and_can_be_gone_on_with(store: Path, tmp_path
         words = [word.replace("ANOTHER", "fake:other") for word in shlex.split(line)[1:]]
         fewer = ["--method", "knn"] if words[0] == "probe" else []
         assert run(*words, *fewer).exit_code == 0, line
-    assert "cars-smooth/adversarial" in {f"{d}/{s}" for d, s in Store.open(store).embedded("fake-other")}
+    assert "cars-o-p/adversarial" in {f"{d}/{s}" for d, s in Store.open(store).embedded("fake-other")}
     left_out = [each for each in Store.open(store).results() if f"train_left_out={len(lines)}" in each.variant]
     assert left_out
 
@@ -114,7 +114,7 @@ def test_the_same_command_again_does_nothing_again(store: Path, tmp_path: Path, 
     assert {path: path.stat().st_mtime_ns for path in out.rglob("0*")} == before
     assert "nothing left to do" in told.stdout
     assert "\x1b" not in told.stdout
-    assert "cars-smooth · fake: means over images" in told.stdout
+    assert "cars-out · fake: means over images" in told.stdout
     assert run(*same, "--quiet").output == ""
 
 
@@ -138,7 +138,7 @@ def test_presets_and_options_reach_the_engine(store: Path, tmp_path: Path) -> No
         "every": 10,
     }
     assert (declared["num"], declared["seed"], declared["aim"]["kind"]) == (4, 0, "images")
-    assert "cars-pgd/step-0" in {rows.name for rows in Store.open(store).splits()}
+    assert "cars-out/step-0" in {rows.name for rows in Store.open(store).splits()}
     assert read_attack(tmp_path / "out").arrays["linf"].max() <= 8 / 255
 
 
@@ -151,7 +151,7 @@ def attacked_towards(store: Path, tmp_path: Path, towards: str) -> tuple[Images,
     assert told.exit_code == 0, told.output
     assert "--without" not in told.output, "no train image was aimed at"
     assert not (tmp_path / "out" / "targets.txt").exists()
-    opened, name = Store.open(store), f"cars-patchy-{towards}"
+    opened, name = Store.open(store), "cars-out"
     rows = read_attack(tmp_path / "out").arrays["target_row"]
     return opened.images("fake", name, "clean"), opened.images("fake", name, "float"), rows
 
@@ -169,6 +169,8 @@ def test_towards_prototypes(store: Path, tmp_path: Path) -> None:
 
 
 def test_towards_texts(store: Path, tmp_path: Path) -> None:
+    told = attack(store, tmp_path / "out", "--towards", "text", "--templates", "simple")
+    assert (told.exit_code, "extract pets again with --templates simple" in " ".join(told.output.split())) == (1, True)
     clean, perturbed, rows = attacked_towards(store, tmp_path, "text")
     opened = Store.open(store)
     wanted = opened.texts("fake", "pets")[opened.rows("pets", "train").labels[rows]]
@@ -215,6 +217,9 @@ def test_moved_images_are_found_where_one_says(pictures: Path, tmp_path: Path) -
     assert told.exit_code == 0, told.output
     told = attack(tmp_path / "s", tmp_path / "out2", "--ood-source", there / "pets/test", *sources[2:])
     assert told.exit_code == 5, "other images under the same name"
+    assert f"--ood-source {there}/pets/test does not hold the images that were extracted" in " ".join(
+        told.output.split()
+    )
     told = attack(tmp_path / "s", tmp_path / "out2", "--ood-source", there / "nothing", *sources[2:])
     assert (told.exit_code, "nothing" in told.output, "say with" in told.output) == (1, True, False)
 
@@ -229,8 +234,14 @@ def test_wrong_requests_end_before_anything_is_made(store: Path, tmp_path: Path)
         (("--budget", "l3=1"), 2, "the budget 'l3=1' is not understood"),
         (("--snapshot", "31"), 2, "snapshots must be in [0, 30]"),
         (("--dataset", "a/b"), 2, "cannot name a data set"),
-        (("--model", "fake:third"), 2, "unknown model 'fake-third'"),
-        (("--name", "other"), 2, "unknown model 'other'"),
+        (("--model", "fake:third"), 1, "run `embedstore extract` with --model fake:third"),
+        (("--name", "other"), 1, "unknown model 'other'"),
+        (("--dataset", "cars"), 2, "cars is a data set of clean images"),
+        (("--dataset", "pets"), 2, "pets is a data set of clean images"),
+        (("--budget", "linf=8"), 2, "linf=8/255"),
+        (("--out", "pipe:cat"), 2, "must be a folder of this machine"),
+        (("--out", "s3://bucket/out"), 2, "must be a folder of this machine"),
+        (("--out", store / "zarr.json" / "out"), 2, "zarr.json is no folder that you may write to"),
         (("--towards", "text", "--target", "flat:test"), 1, "no prompts flat/plp"),
         (("--towards", "prototype", "--target", "flat:test"), 1, "flat/test has no labels"),
     ]:
@@ -245,10 +256,33 @@ def test_another_attack_is_refused_the_folder_and_the_name(store: Path, tmp_path
     assert attack(store, tmp_path / "a").exit_code == 0
     told = attack(store, tmp_path / "a", "--seed", "4")
     assert (told.exit_code, "holds another attack: seed is 3 there, and 4 is asked for" in told.output) == (5, True)
-    told = attack(store, tmp_path / "b", "--seed", "4")
-    assert (told.exit_code, "the store holds cars-smooth/clean already" in told.output) == (2, True)
+    told = attack(store, tmp_path / "b", "--seed", "4", "--dataset", "cars-a")
+    assert (told.exit_code, "the store holds cars-a/clean already" in told.output) == (2, True)
     assert not (tmp_path / "b").exists()
-    assert attack(store, tmp_path / "b", "--seed", "4", "--dataset", "other").exit_code == 0
+    assert attack(store, tmp_path / "b", "--seed", "4").exit_code == 0, "another folder is another name"
+    told = attack(store, tmp_path / "b", "--seed", "4", "--dataset", "cars-a")
+    assert (told.exit_code, "holds cars-a/float of another attack" in told.output) == (5, True)
+
+
+def test_a_name_that_is_no_spelling_is_told_from_an_unknown_model(pictures: Path, tmp_path: Path) -> None:
+    for name in ("cars/test", "pets/train"):
+        run("extract", pictures / name, "--store", tmp_path / "s", "--model", "fake", "--name", "mine", "-q")
+    told = attack(tmp_path / "s", tmp_path / "out", "--model", "mine")
+    assert told.exit_code == 1
+    assert "a name does not say where the weights are: give --model as it was given to extract" in told.output
+    assert attack(tmp_path / "s", tmp_path / "out", "--name", "mine").exit_code == 0
+
+
+def test_a_key_with_a_line_break_is_no_line_of_targets(pictures: Path, tmp_path: Path) -> None:
+    here = Path(shutil.copytree(pictures, tmp_path / "here"))
+    for path in (here / "pets/train").rglob("*.png"):
+        path.rename(path.with_name(f"a\n{path.name}"))
+    for name in ("cars/test", "pets/train"):
+        run("extract", here / name, "--store", tmp_path / "s", "--model", "fake", "-q")
+    told = attack(tmp_path / "s", tmp_path / "out")
+    assert (told.exit_code, "note: no targets.txt, since the key" in told.output) == (0, True)
+    assert not (tmp_path / "out" / "targets.txt").exists()
+    assert "--without" not in told.output
 
 
 def test_a_defended_model_cannot_be_attacked_but_judges(pictures: Path, store: Path, tmp_path: Path) -> None:
@@ -257,10 +291,10 @@ def test_a_defended_model_cannot_be_attacked_but_judges(pictures: Path, store: P
     told = attack(store, tmp_path / "out", "--name", "fake+blur1")
     assert (told.exit_code, "the defence blur:1, which gradients do not pass" in told.output) == (1, True)
     assert attack(store, tmp_path / "out").exit_code == 0
-    shards = (tmp_path / "out" / "adversarial", "--dataset", "cars-smooth", "--split", "adversarial")
+    shards = (tmp_path / "out" / "adversarial", "--dataset", "cars-out", "--split", "adversarial")
     assert run("extract", *shards, "--store", store, "--model", "fake", "--defence", "blur:1", "-q").exit_code == 0
     opened = Store.open(store)
-    plain, behind = (opened.images(name, "cars-smooth", "adversarial").embedded() for name in ("fake", "fake+blur1"))
+    plain, behind = (opened.images(name, "cars-out", "adversarial").embedded() for name in ("fake", "fake+blur1"))
     assert np.abs(plain - behind).max() > 0.01
 
 
@@ -278,7 +312,7 @@ def test_an_image_that_fails_is_named_and_the_others_go_on(pictures: Path, tmp_p
     assert (failure["key"], failure["reason"].partition(":")[0]) == ("bus/2.png", "decode")
     assert np.isfinite([said["l2"], said["linf"], said["psnr"], *said["similarity"].values()]).all()
     for split in ("clean", "adversarial", "float"):
-        assert Store.open(tmp_path / "s").images("fake", "cars-smooth", split).ok.sum() == 9
+        assert Store.open(tmp_path / "s").images("fake", "cars-out", split).ok.sum() == 9
     told = attack(tmp_path / "s", tmp_path / "out", num=10)
     assert (told.exit_code, "failed: 'bus/2.png': decode: " in told.output) == (3, True)
 

@@ -153,7 +153,14 @@ def test_resize_keeps_the_picture() -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("jpeg:75", "jpeg75"), ("blur:1.0", "blur1"), ("blur:.5", "blur0.5"), ("resize:0.90", "resize0.9")],
+    [
+        ("jpeg:75", "jpeg75"),
+        ("blur:1.0", "blur1"),
+        ("blur:.5", "blur0.5"),
+        ("resize:0.90", "resize0.9"),
+        ("blur:1.23456789", "blur1.23456789"),
+        ("blur:0.00000001", "blur0.00000001"),
+    ],
 )
 def test_one_defence_has_one_spelling_and_names_the_model(text: str, name: str) -> None:
     found = Defence.parse(text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from embedstore.attack.aim import Aim
 from embedstore.attack.budget import Budget
 from embedstore.attack.craft import Progress, Side, attack
-from embedstore.attack.features import store_features
+from embedstore.attack.features import refuse_other, store_features
 from embedstore.attack.options import PRESETS, Options
 from embedstore.attack.perturb import Batches, perturb
 from embedstore.attack.perturbed import Perturbed
@@ -30,5 +30,6 @@ __all__ = [
     "draw_pairs",
     "perturb",
     "read_attack",
+    "refuse_other",
     "store_features",
 ]

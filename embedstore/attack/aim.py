@@ -66,14 +66,29 @@ class Aim:
         """Whether only the target's class matters."""
         return self.kind in ("prototypes", "texts")
 
-    def check_labels(self, labels: IntArray) -> None:
-        """Raise UsageError unless every target's class has a vector; labels (N,)."""
-        classes = 0 if self.vectors is None else len(self.vectors)
-        lost = int(((labels < 0) | (labels >= classes)).sum())
-        if self.by_class and lost:
+    def check(self, labels: IntArray, feature_dim: int, joint_dim: int) -> None:
+        """Raise UsageError unless every target's class has a vector, and vectors are as wide as the model's.
+
+        Parameters
+        ----------
+        labels : (N,) int
+            Of the targets.
+        feature_dim, joint_dim : int
+            The model's widths before (Dp) and after (D) the projection.
+        """
+        if self.kind == "energy" and np.shape(self.probe["coef"])[1:] != (feature_dim,):
+            raise UsageError(f"the model's features are {feature_dim} wide, the probe's {np.shape(self.probe['coef'])}")
+        if self.vectors is None:
+            return
+        width = joint_dim if self.kind == "texts" else feature_dim
+        if self.vectors.shape[1] != width:
+            raise UsageError(f"vectors to aim at must be {width} wide for this model, not {self.vectors.shape[1]}")
+        has_one = (self.vectors != 0).any(axis=1).tolist()  # a vector of zeros has no direction
+        lost = sum(not (0 <= label < len(has_one) and has_one[label]) for label in labels.tolist())
+        if lost:
             raise UsageError(
-                f"aiming at {self.kind}, every target needs a class among the {classes} vectors; {lost} of "
-                f"{len(labels)} targets have none"
+                f"aiming at {self.kind}, every target needs a class among the {sum(has_one)} that have a vector; "
+                f"{lost} of {len(labels)} targets have none"
             )
 
     def to_json(self) -> dict[str, Any]:

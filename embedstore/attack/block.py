@@ -14,7 +14,7 @@ from embedstore.attack.aim import Aim
 from embedstore.attack.options import Options
 from embedstore.attack.perturb import Batches, Watch, perturb
 from embedstore.attack.perturbed import Perturbed, nothing
-from embedstore.attack.shards import json_bytes, member_key, png, write_shard, write_whole
+from embedstore.attack.shards import json_bytes, member_key, png, write_block, write_shard
 from embedstore.errors import ImageError, scrub
 from embedstore.records import FloatArray, IntArray, Rows
 from embedstore.sources import decode
@@ -124,11 +124,12 @@ class BlockMaker:
             if "target" in shards:
                 shards["target"].append({**text, **_image(targets[at])})
         keys = [member_key(self._ood.key(number)) for number in range(start, stop)]
-        for folder, samples in shards.items():
-            write_shard(out / folder, block, zip(keys, samples, strict=True))
+        digests = {
+            folder: write_shard(out / folder, block, zip(keys, samples, strict=True))
+            for folder, samples in shards.items()
+        }
         which = self._which(start, stop, keys, reasons)
-        whole: dict[str, Any] = {**which, **arrays, "trace_steps": made.trace_steps}
-        write_whole(out / "float" / f"{block:06d}.npz", lambda file: np.savez(file, **whole))
+        write_block(out, block, {**which, **arrays, "trace_steps": made.trace_steps}, digests)
 
     def _read(self, start: int, stop: int) -> tuple[list[torch.Tensor | str], list[torch.Tensor | str], list[str]]:
         """Pixels of images and targets, and why a pair cannot take part, or nothing."""

@@ -23,7 +23,12 @@ class Budget:
     norm : str
         ``"linf"``, the largest change of a value; or ``"l2"``, the Euclidean length of the change of all of them.
     size : float
-        Positive.
+        Positive; of linf below 1, which is no bound.
+
+    Raises
+    ------
+    UsageError
+        Anything else.
     """
 
     norm: str
@@ -32,6 +37,11 @@ class Budget:
     def __post_init__(self) -> None:
         if self.norm not in NORMS or not 0 < self.size < float("inf"):
             raise UsageError(f"a budget is linf=SIZE or l2=SIZE with a positive size, not {self.norm}={self.size}")
+        if self.norm == "linf" and self.size >= 1:
+            raise UsageError(
+                f"the budget linf={self.size:g} is no bound: pixels are in [0, 1]. For {self.size:g} levels of 255 "
+                f"write linf={self.size:g}/255"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Budget:

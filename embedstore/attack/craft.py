@@ -105,7 +105,7 @@ def attack(
         See :mod:`embedstore.attack.shards` for what it will hold.
     num : int
     seed : int
-        Of the selection and of the noise: image i begins with the noise of (seed, i).
+        Of the selection and of the noise: the image of row r of the OOD split begins with the noise of (seed, r).
     options : Options, optional
         By default the released protocol.
     aim : Aim, optional
@@ -117,7 +117,8 @@ def attack(
     Raises
     ------
     UsageError
-        Fewer images than asked for; targets without a class where one is aimed at; something else in `out`.
+        Fewer images than asked for; targets without a class where one is aimed at; an aim of another model's
+        widths; something else in `out`.
     FingerprintMismatch
         `out` holds another attack, or the store another model of this name; the message names what differs.
     NotAvailable, UnknownName
@@ -135,7 +136,7 @@ def attack(
     name = encoder.provenance.name
     images, aims = (store.images(name, side.dataset, side.split) for side in (ood, target))
     ood_rows, target_rows = draw_pairs(images.ok, aims.ok, num, seed)
-    aim.check_labels(aims.labels[target_rows])
+    aim.check(aims.labels[target_rows], encoder.provenance.feature_dim, encoder.provenance.joint_dim)
     drawn = [
         Drawn(side.source, side.dataset, side.split, found.rows.row_list(), rows)
         for side, found, rows in ((ood, images, ood_rows), (target, aims, target_rows))

@@ -13,7 +13,7 @@ from embedstore.attack.budget import Room
 from embedstore.attack.objective import Objective, smoothness
 from embedstore.attack.options import Options
 from embedstore.attack.perturbed import Perturbed, joined
-from embedstore.encoders.runtime import exact_convolutions
+from embedstore.encoders.runtime import exact_convolutions, out_of_memory
 from embedstore.errors import ModelUnavailable, NotAvailable, UsageError
 from embedstore.records import FloatArray
 
@@ -63,7 +63,9 @@ class Batches:
             rows = slice(start, min(start + self.size, count))
             try:
                 made = one(rows)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 tried = rows.stop - rows.start
                 if tried == 1:
                     why = str(error).partition("\n")[0]
@@ -94,7 +96,7 @@ def perturb(
     over its 16 images; here every image has its own, so that nothing depends on the batch. Adam divides the gradient by
     its size, so the two differ only through its eps of 1e-8, which weighs 16 times less here.
 
-    An image whose loss or gradient is not finite is marked as failed and left as it was; the others go on. Out of GPU
+    An image whose loss or gradient is not finite is marked as failed and left as it was; the others go on. Out of
     memory, the batch is halved for all that is left and begun again.
 
     Parameters

@@ -19,7 +19,10 @@ from embedstore.records import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class Perturbed:
-    """What became of N images. Of a failed one `images` is the clean one and all else NaN.
+    """What became of N images.
+
+    Of one that failed on the way, `images` and `rounded` are the clean one; of one that failed in the end, whose
+    similarity is not finite, what it had become. All other numbers of either are NaN.
 
     Attributes
     ----------

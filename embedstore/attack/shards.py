@@ -4,16 +4,20 @@
     OUT/adversarial/NNNNNN.tar     KEY.png, KEY.json, KEY.cls
     OUT/clean/NNNNNN.tar           the same images before, at the model's input size
     OUT/target/NNNNNN.tar          the image that each was to become like, where images were aimed at
-    OUT/float/NNNNNN.npz           features before rounding, norms and traces
+    OUT/float/NNNNNN.npz           features before rounding, norms and traces; and the SHA-256 of the block's shards
 
 The bytes depend on nothing but what was asked: no times, no users, no order of work.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +27,11 @@ from urllib.parse import quote, unquote
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import FingerprintMismatch, NotAvailable, UsageError
+from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, UsageError
 
 DECLARATION = "attack.json"
 FORMAT = 1
+OF_BLOCKS = ("trace_steps", "shards")  # arrays that are of a block, and not of its images one by one
 
 
 def member_key(key: str) -> str:
@@ -62,15 +67,22 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file that is there whole or not at all, whether the process dies or the power goes."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         write(file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
-def write_shard(folder: Path, block: int, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
-    """Write ``folder/NNNNNN.tar`` with webdataset's ShardWriter.
+def write_shard(folder: Path, block: int, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> str:
+    """Write ``folder/NNNNNN.tar`` with webdataset's ShardWriter, and return its SHA-256.
 
     Parameters
     ----------
@@ -82,11 +94,18 @@ def write_shard(folder: Path, block: int, samples: Iterable[tuple[str, Mapping[s
     def write(file: IO[bytes]) -> None:
         # Opened by us: webdataset would run a path that begins with "pipe:", and fill in a "%" in one.
         fixed = {"mtime": 0, "user": "", "group": "", "mode": 0o644, "encoder": False}
-        with ShardWriter("%06d.tar", start_shard=block, verbose=0, opener=lambda _: file, **fixed) as writer:
+        whole = {"maxcount": sys.maxsize, "maxsize": sys.maxsize}  # or it would begin another file
+        with ShardWriter("%06d.tar", start_shard=block, verbose=0, opener=lambda _: file, **whole, **fixed) as writer:
             for key, members in samples:
                 writer.write({"__key__": key, **members})
 
     write_whole(folder / f"{block:06d}.tar", write)
+    return _sha256(folder / f"{block:06d}.tar")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def declare(out: Path, content: Mapping[str, Any]) -> None:
@@ -176,18 +195,39 @@ def blocks_of(declaration: Mapping[str, Any]) -> list[tuple[int, int, int]]:
 
 
 def is_done(out: Path, block: int, folders: Iterable[str]) -> bool:
-    """Whether every file of a block is there."""
-    shards = all((out / folder / f"{block:06d}.tar").is_file() for folder in folders)
-    return shards and (out / "float" / f"{block:06d}.npz").is_file()
+    """Whether every file of a block is there, and holds what was written."""
+    try:
+        known = dict(line.split() for line in read_block(out, block)["shards"].tolist())
+        return known == {folder: _sha256(out / folder / f"{block:06d}.tar") for folder in folders}
+    except (NotAvailable, StoreCorrupt, FileNotFoundError):
+        return False
+
+
+def write_block(out: Path, block: int, arrays: Mapping[str, npt.NDArray[Any]], shards: Mapping[str, str]) -> None:
+    """Write the arrays of one block, last of its files; `shards` has the SHA-256 of each folder's."""
+    digests = np.array([f"{folder} {digest}" for folder, digest in sorted(shards.items())])
+    whole: dict[str, Any] = {**arrays, "shards": digests}
+    write_whole(_arrays_of(out, block), lambda file: np.savez(file, **whole))
 
 
 def read_block(out: Path, block: int) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of one block; NotAvailable where it is not done."""
-    path = out / "float" / f"{block:06d}.npz"
-    if not path.is_file():
-        raise NotAvailable(f"the attack in {out} is not finished: {path.name} is missing; run the same command again")
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    """The arrays of one block; NotAvailable where it is not done, StoreCorrupt where its file is damaged."""
+    path = _arrays_of(out, block)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        raise NotAvailable(
+            f"the attack in {out} is not finished: {path.name} is missing; run the same command again"
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+        raise StoreCorrupt(
+            f"{path} is damaged ({error}); run the same attack again, it makes that block anew"
+        ) from error
+
+
+def _arrays_of(out: Path, block: int) -> Path:
+    return out / "float" / f"{block:06d}.npz"
 
 
 def read_attack(out: Path) -> Attacked:
@@ -197,10 +237,12 @@ def read_attack(out: Path) -> Attacked:
     ------
     NotAvailable
         There is none, or it is not finished.
+    StoreCorrupt
+        A file of arrays is damaged.
     UsageError
         It is not of our format.
     """
     declaration = read_declaration(out)
     parts = [read_block(out, block) for block, _, _ in blocks_of(declaration)]
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "trace_steps"}
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name not in OF_BLOCKS}
     return Attacked(declaration, {**whole, "trace_steps": parts[0]["trace_steps"]})

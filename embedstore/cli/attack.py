@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedstore import errors
+from embedstore.cli.attackable import (
+    TOWARDS,
+    aim_of,
+    check_draw,
+    check_folder,
+    check_name_is_free,
+    default_name,
+    plain_model,
+    side,
+)
 from embedstore.cli.attacked import MADE, means, next_commands, print_summary, watching
 from embedstore.cli.exits import SOME_FAILED, stoppable
 from embedstore.cli.options import json_option, quiet_option, store_option
@@ -17,13 +27,11 @@ from embedstore.cli.options import json_option, quiet_option, store_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from embedstore.attack import Aim, Attacked, Options, Side
+    from embedstore.attack import Attacked, Options, Side
     from embedstore.encoders import Encoder
     from embedstore.extract import Outcome
-    from embedstore.records import Result
+    from embedstore.records import Provenance
     from embedstore.store import Store
-
-_TOWARDS = {"image": "images", "prototype": "prototypes", "text": "texts", "probe": "energy"}
 
 
 @click.command()
@@ -35,15 +43,16 @@ _TOWARDS = {"image": "images", "prototype": "prototypes", "text": "texts", "prob
 )
 @click.option("--target", required=True, metavar="NAME[:SPLIT]", help="What they are to look like; of train likewise.")
 @click.option("--out", required=True, metavar="DIR", help="Where the images go; the same folder again resumes.")
-@click.option("--dataset", metavar="NAME", help="What to call them in the store. As cifar10-smooth if not given.")
+@click.option("--dataset", metavar="NAME", help="What to call them in the store. After --ood and --out if not given.")
 @click.option("--num", default=1000, show_default=True, type=click.IntRange(min=1), help="How many images to perturb.")
 @click.option(
     "--towards",
     default="image",
     show_default=True,
-    type=click.Choice(list(_TOWARDS)),
+    type=click.Choice(list(TOWARDS)),
     help="Each drawn target's own features, its class's prototype or prompts, or the energy of a stored linear probe.",
 )
+@click.option("--templates", default="plp", show_default=True, metavar="SET", help="The prompts of --towards text.")
 @click.option(
     "--preset",
     type=click.Choice(["smooth", "patchy"]),
@@ -93,6 +102,7 @@ def attack(
     dataset: str | None,
     num: int,
     towards: str,
+    templates: str,
     preset: str | None,
     steps: int | None,
     lr: float | None,
@@ -123,13 +133,10 @@ def attack(
     """
     from embedstore import attack as engine
     from embedstore.cli import console
-    from embedstore.encoders import load_encoder, parse_model
-    from embedstore.sources.naming import check_name
     from embedstore.store import Store
 
-    preset = preset or ("patchy" if optimizer == "pgd" else "smooth")
     options = options_of(
-        preset,
+        preset or ("patchy" if optimizer == "pgd" else "smooth"),
         steps=steps,
         lr=lr,
         smoothness=smoothness,
@@ -140,16 +147,15 @@ def attack(
     )
     to = console.human(quiet=quiet, as_json=as_json)
     store = Store.open(location, writable=True)
-    stored = store.provenance(parse_model(model, name=name).name)
-    sides = _side(store, ood, "test", ood_source, "--ood"), _side(store, target, "train", target_source, "--target")
-    kind = "pgd" if optimizer == "pgd" else preset
-    dataset = dataset or "-".join([sides[0].dataset, kind, *([] if towards == "image" else [towards])])
-    _check_free(store, check_name("data set", dataset), Path(out))
-    aim = aim_of(store, stored.name, sides[1], towards)
+    stored = plain_model(store, model, name)
+    check_folder(out)
+    sides = side(store, ood, "test", ood_source, "--ood"), side(store, target, "train", target_source, "--target")
+    dataset = dataset or default_name(sides[0].dataset, Path(out))
+    check_name_is_free(store, dataset, Path(out), sides, snapshots)
+    aim = aim_of(store, stored.name, sides[1], towards, templates)
+    check_draw(store, stored.name, sides, num, seed, aim)
     to.print(f"Loading {model}", markup=False)
-    # As the store has it: in another precision, or behind another transform, it would be another model.
-    settings = {"precision": stored.precision, "dtype": stored.dtype, "decode": stored.decode}
-    encoder = load_encoder(model, device=device, name=name, defence=stored.defence, **settings)
+    encoder = _load(stored, model, name, device)
     with watching(to, f"{dataset} · {stored.name}") as progress:
         found = engine.attack(
             store,
@@ -164,10 +170,11 @@ def attack(
             batch_size=batch_size,
             progress=progress,
         )
-    targets = _write_targets(store, sides[1], found, Path(out))
+    targets = _write_targets(to, store, sides[1], found, Path(out))
+    # First, since it knows another attack of this name where the images' keys and places are the same.
+    before_rounding = engine.store_features(store, encoder.provenance, Path(out), dataset)
     outcomes = _embed(to, store, encoder, Path(out), dataset, block_rows)
-    splits = [*(outcome.name for outcome in outcomes)]
-    splits += engine.store_features(store, encoder.provenance, Path(out), dataset)
+    splits = [*(outcome.name for outcome in outcomes), *before_rounding]
     summary = {"dataset": dataset, "model": stored.name, "out": out, "splits": splits, "targets": targets}
     summary |= means(found)
     print_summary(to, summary, found)
@@ -188,94 +195,31 @@ def options_of(preset: str, **given: Any) -> Options:
     return replace(PRESETS[preset], **{option: value for option, value in given.items() if value is not None})
 
 
-def _side(store: Store, text: str, split: str, source: str | None, option: str) -> Side:
-    """One split of the store, with the source of its images: where it was, or where somebody says it is."""
-    from embedstore.attack import Side
-    from embedstore.sources import open_source
+def _load(stored: Provenance, spelled: str, name: str | None, device: str) -> Encoder:
+    """The model as the store has it: in another precision, or behind another transform, it would be another model."""
+    from embedstore.encoders import load_encoder
 
-    dataset, _, asked = text.partition(":")
-    rows = store.rows(dataset, asked or split)
+    settings = {"precision": stored.precision, "dtype": stored.dtype, "decode": stored.decode}
     try:
-        found = open_source(source or rows.source, dataset=rows.dataset, split=rows.split)
-        # Names of classes may have come from a file of their own; everything else must be as it was stored.
-        now = replace(found.scan(), class_names=None)
-    except (errors.SourceError, errors.UsageError) as error:
-        if source is not None:
-            raise
-        raise errors.SourceError(
-            f"{error}\n{rows.name} was extracted from {rows.source}; say with {option}-source where its images are now"
+        return load_encoder(spelled, device=device, name=name, **settings)
+    except errors.UnknownName as error:
+        raise errors.ModelUnavailable(
+            f"{error}\nThe store has a model of that name, but a name does not say where the weights are: give --model "
+            f"as it was given to extract, and --name {stored.name} if that was given"
         ) from error
-    store.merge_rows(rows.dataset, rows.split, now, extend=True)
-    return Side(found, rows.dataset, rows.split)
 
 
-def _check_free(store: Store, dataset: str, out: Path) -> None:
-    """Before hours of work, not after: rows of another attack cannot be replaced."""
-    for split in MADE:
-        if store.holds(dataset, split) and not (out / "attack.json").is_file():
-            raise errors.UsageError(
-                f"the store holds {dataset}/{split} already, from {store.rows(dataset, split).source}; give what is to "
-                f"be made another name with --dataset, or its folder with --out"
-            )
-
-
-def aim_of(store: Store, model: str, target: Side, towards: str) -> Aim:
-    """What features are pulled towards, from what the store holds of the target's data set.
-
-    Raises
-    ------
-    NotAvailable
-        The store has no labels, prompts or probe of it.
-    """
-    import numpy as np
-
-    from embedstore.attack import Aim
-
-    kind = _TOWARDS[towards]
-    if kind == "texts":
-        return Aim(kind, vectors=store.texts(model, target.dataset))
-    if kind == "energy":
-        found = _probe(store, model, target.dataset)
-        return Aim(kind, probe={name: np.asarray(found.weights[name]) for name in found.weights})
-    if kind == "images":
-        return Aim()
-    from embedstore.scores import PrototypeDetector
-
-    images = store.images(model, target.dataset, target.split)
-    labels = images.labels[images.ok]
-    if not (labels >= 0).any():
-        raise errors.NotAvailable(f"{images.name} has no labels, so there are no prototypes of its classes")
-    means = PrototypeDetector().fit(images.embedded()[labels >= 0], labels[labels >= 0])
-    vectors = np.zeros((int(labels.max()) + 1, means.prototypes_.shape[1]))  # of a class without images: never drawn
-    vectors[means.classes_] = means.prototypes_
-    return Aim(kind, vectors=vectors)
-
-
-def _probe(store: Store, model: str, dataset: str) -> Result:
-    """The newest linear layer of the defaults, or else the newest of all."""
-    found = [
-        each
-        for each in store.results()
-        if (each.model, each.id_dataset, each.method, each.absent) == (model, dataset, "linear", None)
-    ]
-    if not found:
-        raise errors.NotAvailable(
-            f"the store holds no linear probe of {dataset} by {model}; train one with `embedstore probe --id {dataset} "
-            f"--method linear` and any --ood"
-        )
-    return max(found, key=lambda each: (not each.variant, each.created))
-
-
-def _write_targets(store: Store, target: Side, found: Attacked, out: Path) -> str | None:
-    """``targets.txt``, for ``probe --without``: the images aimed at, each once. None where none was."""
+def _write_targets(to: Console, store: Store, target: Side, found: Attacked, out: Path) -> str | None:
+    """``targets.txt``, for ``probe --without``: the images aimed at, each once. None where none was, or none can be."""
     if found.declaration["aim"]["kind"] != "images":
         return None
     import numpy as np
 
     keys = store.rows(target.dataset, target.split).keys[np.unique(found.arrays["target_row"])].tolist()
-    odd = [key for key in keys if key.splitlines() != [key]]
+    odd = [key for key in keys if "\n" in key or "\r" in key]
     if odd:
-        raise errors.UsageError(f"{odd[0]!r} is no line of a file, so that --without cannot name it; rename the image")
+        to.print(f"note: no targets.txt, since the key {odd[0]!r} is no line of a file", markup=False, soft_wrap=True)
+        return None
     path = out / "targets.txt"
     path.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
     return str(path)

@@ -6,7 +6,7 @@ B is the batch, Dp the width before the projection, D after it, T the number of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from embedstore.errors import NotAvailable
@@ -94,6 +94,14 @@ class Encoder(Protocol):
     def texts(self, texts: Sequence[str]) -> FloatArray:
         """Embed texts as unit vectors, (T, D) float32; NotAvailable where the model has no text tower."""
         ...
+
+
+def seeing_through(encoder: Encoder, preprocess: Callable[[PIL.Image.Image], Any], **said: str) -> Encoder:
+    """The same encoder with another transform, and what its provenance is to say of that."""
+    changed: Any = encoder
+    changed.preprocess = preprocess
+    changed.provenance = replace(encoder.provenance, preprocess={**encoder.provenance.preprocess, **said})
+    return encoder
 
 
 def differentiable(encoder: Encoder) -> Differentiable:

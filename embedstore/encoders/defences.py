@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from embedstore.encoders import fake
+from embedstore.encoders.base import seeing_through
 from embedstore.encoders.fast import FastTransform
 from embedstore.errors import NotAvailable, UsageError
 
@@ -71,12 +72,17 @@ class Defence:
         return cls(kind, float(number))
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.strength:g}"
+        return f"{self.kind}:{self._digits}"
 
     @property
     def suffix(self) -> str:
         """What it adds to a model's name, as in ``MODEL+jpeg75``."""
-        return f"+{self.kind}{self.strength:g}"
+        return f"+{self.kind}{self._digits}"
+
+    @property
+    def _digits(self) -> str:
+        """The strength, so that :meth:`parse` reads the same number again."""
+        return np.format_float_positional(self.strength, trim="-")
 
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
         """RGB, of the same size."""
@@ -162,11 +168,8 @@ def with_defence(encoder: Encoder, defence: Defence) -> Encoder:
             f"--defence {defence} goes between scaling an image and making a tensor of it, and the transform of "
             f"{encoder.provenance.name} has no such place: {' '.join(str(encoder.preprocess).split())[:200]}"
         )
-    made_by = encoder.provenance
-    changed: Any = encoder
-    changed.preprocess = Defended(parts[0], defence, parts[1])
-    changed.provenance = replace(made_by, preprocess={**made_by.preprocess, "defence": str(defence)})
-    changed.differentiable = _Refusal(made_by.name, defence)
+    changed: Any = seeing_through(encoder, Defended(parts[0], defence, parts[1]), defence=str(defence))
+    changed.differentiable = _Refusal(encoder.provenance.name, defence)
     return encoder
 
 

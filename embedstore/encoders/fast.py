@@ -8,11 +8,12 @@ values have 256 normalised values a channel, so a table gives exactly what divid
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedstore.encoders.base import seeing_through
 from embedstore.errors import UsageError
 from embedstore.records import FloatArray
 
@@ -92,11 +93,7 @@ def with_fast_transform(encoder: Encoder) -> Encoder:
             f"{encoder.provenance.name} has another one: {' '.join(str(encoder.preprocess).split())[:200]}; "
             "leave --decode away"
         )
-    made_by = encoder.provenance
-    changed: Any = encoder
-    changed.preprocess = found
-    changed.provenance = replace(made_by, preprocess={**made_by.preprocess, "decode": "fast"})
-    return encoder
+    return seeing_through(encoder, found, decode="fast")
 
 
 def fast_transform(preprocess: Callable[[Any], Any]) -> FastTransform | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import PIL.Image
     import torch
 
-_FP16_SCALE = 4096.0
+_FP16_EXPONENT = 7  # what a model is given back is below 2**7 = 128: far from float16's 65504, and from its 6e-8
 
 
 def differentiable_tower(
@@ -45,9 +45,7 @@ def differentiable_tower(
             found = features(normalize(inner))
         found = found.float()
         if precision == "fp16" and found.requires_grad:
-            # Parts of a gradient are below what float16 can hold: up on its way in, and down on its way out.
-            found.register_hook(lambda gradient: gradient * _FP16_SCALE)  # type: ignore[no-untyped-call]
-            inner.register_hook(lambda gradient: gradient / _FP16_SCALE)  # type: ignore[no-untyped-call]
+            _keep_in_float16(found, inner)
         return found
 
     def to_joint(vectors: torch.Tensor) -> torch.Tensor:
@@ -55,6 +53,28 @@ def differentiable_tower(
             return joint(vectors).float()
 
     return Differentiable(to_pixels, from_pixels, to_joint, device, torch.float32)
+
+
+def _keep_in_float16(features: torch.Tensor, pixels: torch.Tensor) -> None:
+    """Scale each image's gradient on its way into the model, and back on its way out of it.
+
+    Parts of it are below what float16 can hold, or all of it above. Powers of two change no digit, and each image has
+    its own, so that nothing depends on the batch.
+    """
+    import torch
+
+    exponents: list[torch.Tensor] = []
+
+    def scale(gradient: torch.Tensor) -> torch.Tensor:
+        largest = torch.frexp(gradient.abs().amax(dim=1)).exponent  # of no meaning where it is not finite; so it stays
+        exponents[:] = [(_FP16_EXPONENT - largest).clamp(-100, 100)]
+        return torch.ldexp(gradient, exponents[0][:, None])
+
+    def unscale(gradient: torch.Tensor) -> torch.Tensor:
+        return torch.ldexp(gradient, -exponents[0][:, None, None, None])
+
+    features.register_hook(scale)  # type: ignore[no-untyped-call]
+    pixels.register_hook(unscale)  # type: ignore[no-untyped-call]
 
 
 def _taken_apart(preprocess: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
@@ -32,6 +33,18 @@ _LIBRARIES = {
     "pillow": "pillow",
     "numpy": "numpy",
 }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no room for what was asked. Does not load torch.
+
+    On the CPU, and where cuBLAS wants a workspace, torch says so in a plain RuntimeError.
+    """
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    said = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in said)
 
 
 def package_versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedstore.encoders.runtime import out_of_memory
 from embedstore.errors import EmbedstoreError, ImageError, ModelUnavailable, NotAvailable, UsageError
 from embedstore.extract.loading import Batch, Batches, each_batch
 from embedstore.extract.outcome import SPENT, Block, BlockReport, one_line
@@ -109,7 +110,9 @@ class BlockRunner:
                     done += 1
                     yield replace(report, notes=notes)
                     notes = ()
-            except _out_of_memory() as error:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 if self.batch_size == 1:
                     raise ModelUnavailable(f"there is no memory for one image: {_first_line(error)}") from error
                 self.batch_size //= 2
@@ -131,8 +134,8 @@ class BlockRunner:
             for place in blocks:
                 try:
                     block = self._embed(place, decoded, progress)
-                except _out_of_memory():
-                    if writing is not None:
+                except (RuntimeError, MemoryError) as error:
+                    if writing is not None and out_of_memory(error):
                         yield writing.result()  # so that it is not begun again
                     raise
                 if writing is not None:
@@ -217,12 +220,6 @@ def _stored_as(dtype: np.dtype[Any], values: FloatArray, name: str) -> FloatArra
             f"the store holds this model already"
         )
     return values.astype(dtype)
-
-
-def _out_of_memory() -> type[Exception]:
-    """What torch raises when a device is full. An encoder without torch does not load it for this."""
-    torch = sys.modules.get("torch")
-    return torch.OutOfMemoryError if torch is not None else MemoryError
 
 
 def _empty_gpu_cache() -> None:
