@@ -79,10 +79,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def first(self, limit: int | None) -> Rows:
-        """The same list cut off after `limit` rows; whole where that is None."""
+    def part(self, start: int, stop: int | None) -> Rows:
+        """The rows of the slice, with all the shards."""
         columns = ("keys", "labels", "shard", "offset", "length")
-        return self if limit is None else replace(self, **{name: getattr(self, name)[:limit] for name in columns})
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in columns})
+
+    def same(self, other: Rows) -> bool:
+        """Whether keys, labels, places and shards are the same; names and source apart."""
+        columns = ("labels", "shard", "offset", "length")
+        alike = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
+        return alike and list(self.keys) == list(other.keys) and self.shards == other.shards
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of keys, labels, places and shard sizes: equal if and only if the row lists are."""

@@ -360,9 +360,11 @@ def test_a_block_that_kills_its_process_is_left_out(
     split = list_rows(store, source, block_rows=4)
     store.add_model(encoder.provenance, encoder.projection)
     runner = BlockRunner(store, encoder, source, split, batch_size=4, workers=0)
-    from embedstore.extract.loading import Batches
+    from embedstore.extract.loading import Batch, each_batch
 
-    pixels = Batches(source, split.row_list(), encoder.preprocess, [(9, 10)], None)[0].pixels[0]  # type: ignore[union-attr]
+    (batch,) = each_batch(split, [(9, 10)], source, encoder.preprocess)
+    assert isinstance(batch, Batch)
+    pixels = batch.pixels[0]
     (tmp_path / "deadly").write_bytes(np.asarray(pixels).tobytes())
     monkeypatch.setenv("DEADLY_ROW", str(tmp_path / "deadly"))
     job = Deadly(

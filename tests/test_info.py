@@ -176,7 +176,7 @@ def test_one_block_of_keys_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = list(images.failures())
     assert [failure.key for failure in found] == ROWS.keys
     assert max(sizes) == 2
-    assert len(sizes) == 3 * 4, "each block once: reasons, keys, shards, offsets"
+    assert len(sizes) == 3 * 6, "each block once: reasons, and the five columns of the row list"
 
 
 @pytest.mark.parametrize("args", [("--model", "fake:none"), ("--dataset", "none"), ("--split", "none")])

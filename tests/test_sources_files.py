@@ -287,8 +287,9 @@ def test_the_first_rows_of_a_scan_can_be_read(tmp_path: Path) -> None:
     for payload, image in zip(payloads, images[:5], strict=True):
         np.testing.assert_array_equal(np.asarray(decode(payload))[..., 0], image)
     columns = {name: [*getattr(rows, name), *getattr(rows, name)] for name in columns}
-    with pytest.raises(SourceError, match="has 12 images in split 'train' now, but 24 were listed"):
-        list(source.read(dataclasses.replace(rows, **columns), 0, 1))
+    columns["keys"] = [f"{number:08d}" for number in range(24)]
+    with pytest.raises(SourceError, match="has 12 images in split 'train' now, but number 23 was listed"):
+        list(source.read(dataclasses.replace(rows, **columns), 0, 24))
 
 
 def test_torchvision_names_and_splits(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,3 +152,54 @@ def test_embedding_again_with_other_libraries_makes_results_out_of_date(tmp_path
         store.image_writer("again", split)
         marks.append(store.images("again", "pets", "train").fingerprint)
     assert marks[0] != marks[1]
+
+
+def damaged(raw: bytes) -> bytes:
+    return bytes([raw[0] ^ 1]) + raw[1:]
+
+
+@pytest.mark.parametrize(
+    "damage", [damaged, lambda raw: raw[:-1], lambda raw: b"", None], ids=["bit", "cut", "0", "gone"]
+)
+@pytest.mark.parametrize("column", ["key", "label", "shard", "offset", "length"])
+def test_the_same_rows_mend_a_damaged_block_of_the_list(
+    tmp_path: Path, column: str, damage: Callable[[bytes], bytes] | None
+) -> None:
+    store = Store.create(tmp_path / "s.zarr")
+    store.add_rows("pets", "train", ROWS, block_rows=2)
+    files = sorted(path for path in (tmp_path / "s.zarr").rglob("*") if path.is_file())
+    whole = {path: path.read_bytes() for path in files}
+    stamps = {path: path.stat().st_mtime_ns for path in files}
+    chunk = tmp_path / "s.zarr" / "datasets" / "pets" / "train" / column / "c" / "1"
+    if damage is None:
+        chunk.unlink()
+    else:
+        chunk.write_bytes(damage(whole[chunk]))
+    with pytest.raises(StoreCorrupt, match=r"damaged|missing"):
+        store.rows("pets", "train").row_list()
+    stored = store.add_rows("pets", "train", ROWS, block_rows=2)
+    assert stored.row_list().same(ROWS)
+    assert {path: path.read_bytes() for path in files} == whole
+    touched = {path for path in files if path.stat().st_mtime_ns != stamps[path]}
+    others = {path for path in touched if path.name != "1" and damage is not None}
+    assert not others, "only what was damaged is written again"
+
+
+def test_a_list_that_another_process_writes_at_the_same_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listed the source in another state: what is declared is not what is there."""
+    store = Store.create(tmp_path / "s.zarr")
+    commit, other = layout.commit, replace(ROWS, labels=ROWS.labels + 1)
+
+    def late(group: Any, *args: Any, **more: Any) -> Any:
+        made = commit(group, *args, **more)
+        if "block_rows" in more:
+            group["label"][:] = other.labels
+        return made
+
+    monkeypatch.setattr(layout, "commit", late)
+    with pytest.raises(StoreCorrupt, match=r"listed by two processes at once while the source was changing\. Run"):
+        store.add_rows("pets", "train", ROWS, block_rows=2)
+    monkeypatch.undo()
+    assert store.add_rows("pets", "train", ROWS, block_rows=2).row_list().same(ROWS), "and mended by whoever comes next"

@@ -8,16 +8,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedstore.encoders.runtime import out_of_memory
 from embedstore.errors import EmbedstoreError, ImageError, ModelUnavailable, NotAvailable, UsageError
-from embedstore.extract.loading import Batch, Batches, each_batch
+from embedstore.extract.loading import Batch, each_batch
 from embedstore.extract.outcome import SPENT, Block, BlockReport, one_line
-from embedstore.records import FAILED, OK, FloatArray, Rows
+from embedstore.records import FAILED, OK, FloatArray
 from embedstore.sources import Source
 from embedstore.store import Split, Store
 
@@ -77,11 +76,6 @@ class BlockRunner:
         )
         self._dtype = np.dtype(encoder.provenance.dtype)
 
-    @cached_property
-    def rows(self) -> Rows:
-        """The row list of the split; read once."""
-        return self.split.row_list()
-
     def run(
         self, blocks: Sequence[Block], progress: Callable[[int], None] = lambda rows: None
     ) -> Generator[BlockReport]:
@@ -127,8 +121,15 @@ class BlockRunner:
             for _, first, stop in blocks
             for start in range(first, stop, self.batch_size)
         ]
-        loader = Batches(self.source, self.rows, self.encoder.preprocess, batches, self.captions)
-        decoded = each_batch(loader, self.workers, pin=self.encoder.device.startswith("cuda"))
+        decoded = each_batch(
+            self.split,
+            batches,
+            self.source,
+            self.encoder.preprocess,
+            captions=self.captions,
+            workers=self.workers,
+            pin=self.encoder.device.startswith("cuda"),
+        )
         with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="embedstore-write") as behind:
             writing: Future[BlockReport] | None = None
             for place in blocks:
@@ -164,7 +165,8 @@ class BlockRunner:
             block.seconds["encode"] += time.perf_counter() - arrived
             if self.stop_on_error and block.reasons:
                 row, reason = min(block.reasons.items())
-                raise ImageError(f"{self.rows.keys[start + row]!r} failed, and --on-error is stop: {reason}")
+                key = self.split.part(start + row, start + row + 1).keys[0]
+                raise ImageError(f"{key!r} failed, and --on-error is stop: {reason}")
             at += len(batch.reasons)
             progress(len(batch.reasons))
         return block

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, ImageError, SourceError
 from embedstore.extract.outcome import one_line
-from embedstore.records import Rows
+from embedstore.records import Rows, Shard
 from embedstore.sources import Payload, Source, decode
+from embedstore.store import Split
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,40 +49,39 @@ class Batch:
         return self
 
 
-class Batches:
-    """A map-style torch data set whose items are whole batches, so that each is read from its shard in one sweep."""
+# A batch's number, and its rows without their shards, of which there may be many more than rows.
+Request: TypeAlias = tuple[int, Rows]
+
+
+class Decoder:
+    """A map-style torch data set whose items are whole batches, so that each is read from its shard in one sweep.
+
+    What it is asked with are the rows themselves: whoever decodes holds those of its batches and no others.
+    """
 
     def __init__(
-        self,
-        source: Source,
-        rows: Rows,
-        preprocess: Callable[[Any], Any],
-        batches: Sequence[tuple[int, int]],
-        captions: str | None,
+        self, source: Source, shards: tuple[Shard, ...], preprocess: Callable[[Any], Any], captions: str | None
     ) -> None:
-        self.source, self.rows, self.preprocess = source, rows, preprocess
-        self.batches, self.captions = batches, captions
+        self.source, self.shards, self.preprocess, self.captions = source, shards, preprocess, captions
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Batch | EmbedstoreError:
+    def __getitem__(self, request: Request) -> Batch | EmbedstoreError:
         """One batch, or why there is none: if a worker raised, torch would make a traceback of its message."""
+        number, rows = request
         try:
-            batch = self._batch(*self.batches[index])
-            batch.number = index
+            batch = self._batch(replace(rows, shards=self.shards))
+            batch.number = number
             return batch
         except EmbedstoreError as error:
             return error
         except MemoryError as error:  # no fault of an image: with fewer decoders it would have been decoded
             return SourceError(f"there is no memory to decode images ({error}); give fewer --workers")
 
-    def _batch(self, start: int, stop: int) -> Batch:
+    def _batch(self, rows: Rows) -> Batch:
         pixels: list[Any] = []
         reasons: list[str | None] = []
         read, began = 0.0, time.perf_counter()
-        payloads = self.source.read(self.rows, start, stop)
-        for _ in range(start, stop):
+        payloads = self.source.read(rows, 0, len(rows))
+        for _ in range(len(rows)):
             asked = time.perf_counter()
             payload = next(payloads)
             read += time.perf_counter() - asked
@@ -92,7 +92,7 @@ class Batches:
         batch = Batch(stacked(pixels) if pixels else None, reasons, None)
         batch.read_seconds, batch.decode_seconds = read, time.perf_counter() - began - read
         if self.captions is not None:
-            texts = self.source.captions(self.rows, start, stop, self.captions)
+            texts = self.source.captions(rows, 0, len(rows), self.captions)
             batch.captions = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
         return batch
 
@@ -140,18 +140,30 @@ def end_with_parent(worker: int = 0) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def each_batch(batches: Batches, workers: int | None, *, pin: bool = False) -> Generator[Batch | EmbedstoreError]:
-    """Yield the batches in order; `workers` processes read ahead, none if 0, as many as pay off if None.
+def each_batch(
+    rows: Rows | Split,
+    batches: Sequence[tuple[int, int]],
+    source: Source,
+    preprocess: Callable[[Any], Any],
+    *,
+    captions: str | None = None,
+    workers: int | None = 0,
+    pin: bool = False,
+) -> Generator[Batch | EmbedstoreError]:
+    """Yield batches of `rows`, each from a row to another, in order.
 
-    Each keeps at most two batches ready. `pin` puts them where a GPU copies from without waiting. Closing this ends the
-    workers, whoever still holds it (a traceback does).
+    `workers` processes read ahead, none if 0, as many as pay off if None; each keeps at most two batches ready. `pin`
+    puts them where a GPU copies from without waiting. Closing this ends the workers, whoever still holds it (a
+    traceback does).
     """
-    workers = worker_count(workers, sum(stop - start for start, stop in batches.batches))
+    decoder = Decoder(source, rows.shards, preprocess, captions)
+    requests = ((number, replace(rows.part(*place), shards=())) for number, place in enumerate(batches))
+    workers = worker_count(workers, sum(stop - start for start, stop in batches))
     if workers:
-        yield from _load_ahead(batches, workers, pin)
+        yield from _load_ahead(decoder, requests, workers, pin)
         return
-    for index in range(len(batches)):
-        batch = batches[index]
+    for request in requests:
+        batch = decoder[request]
         yield batch.pin_memory() if pin and isinstance(batch, Batch) else batch
 
 
@@ -188,7 +200,7 @@ def _start_forkserver() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def _load_ahead(batches: Batches, workers: int, pin: bool) -> DataLoader[Any]:
+def _load_ahead(decoder: Decoder, requests: Iterator[Request], workers: int, pin: bool) -> DataLoader[Any]:
     import multiprocessing
 
     from torch.utils.data import DataLoader
@@ -199,7 +211,8 @@ def _load_ahead(batches: Batches, workers: int, pin: bool) -> DataLoader[Any]:
     context.set_forkserver_preload(["embedstore.extract", "torch", "torchvision.transforms", "PIL.Image"])
     _start_forkserver()
     return DataLoader(
-        batches,  # type: ignore[arg-type]
+        decoder,  # type: ignore[arg-type]
+        sampler=requests,
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, NotAvailable, UnknownName
-from embedstore.extract.loading import Batches, each_batch, worker_count
+from embedstore.extract.loading import each_batch, worker_count
 from embedstore.extract.local import devices_of
 from embedstore.records import FAILED, PENDING, Rows
 from embedstore.sources import Source
@@ -78,7 +78,7 @@ def make_plan(
         As :func:`embedstore.extract.list_rows`.
     """
     processes = len(devices_of(devices)) if devices else 1
-    rows = source.scan().first(limit)
+    rows = source.scan().part(0, limit)
     if store is None:
         check_keys(rows)
     else:
@@ -141,7 +141,8 @@ def _measure(
         (start, min(start + batch_size, last)) for first, last in to_do for start in range(first, last, batch_size)
     ]
     workers = worker_count(workers, sum(stop - start for start, stop in batches))
-    loader = each_batch(Batches(source, rows, encoder.preprocess, batches[:_CALIBRATION_BATCHES], captions), workers)
+    first = batches[:_CALIBRATION_BATCHES]
+    loader = each_batch(rows, first, source, encoder.preprocess, captions=captions, workers=workers)
     images, began = 0, time.perf_counter()
     for number, batch in enumerate(loader):
         if isinstance(batch, EmbedstoreError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, FingerprintMismatch, NotAvailable
-from embedstore.extract.loading import Batches, each_batch, stacked
+from embedstore.extract.loading import each_batch, stacked
 from embedstore.records import FloatArray, IntArray, Rows
 from embedstore.sources import Source
 from embedstore.store import Images, Problem, Store
@@ -121,7 +121,7 @@ def _embedded(
             yield row, {name: values[at] for name, values in vectors.items()}
         waiting.clear()
 
-    for (row, _), batch in zip(ones, each_batch(Batches(source, rows, encoder.preprocess, ones, None), 0), strict=True):
+    for (row, _), batch in zip(ones, each_batch(rows, ones, source, encoder.preprocess), strict=True):
         if isinstance(batch, EmbedstoreError):
             raise batch
         if batch.pixels is None:

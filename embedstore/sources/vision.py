@@ -112,16 +112,18 @@ class VisionSource:
     def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
         """Yield each row's image as torchvision gives it, untransformed."""
         data = self._loaded()
-        if len(data) < len(rows):  # more is no contradiction: the rows may be the first ones of a scan
+        keys = rows.keys[start:stop]
+        if keys and len(data) <= int(keys[-1]):  # more is no contradiction: the rows may be the first ones of a scan
             raise SourceError(
-                f"{PREFIX}{self._name} has {len(data)} images in split {self.split!r} now, but {len(rows)} were listed"
+                f"{PREFIX}{self._name} has {len(data)} images in split {self.split!r} now, but number {int(keys[-1])} "
+                f"was listed"
             )
-        for row in range(*slice(start, stop).indices(len(rows))):
-            yield self._image(data, row, rows.keys[row])
+        for key in keys:
+            yield self._image(data, key)
 
-    def _image(self, data: Any, row: int, key: str) -> Payload:
+    def _image(self, data: Any, key: str) -> Payload:
         try:
-            image: Payload = data[row][0]
+            image: Payload = data[int(key)][0]
             image.load()  # type: ignore[union-attr]  # some data sets open the file and leave reading it for later
         # One damaged file must not stop the others, and what it makes torchvision raise is Pillow's business.
         except Exception as exc:

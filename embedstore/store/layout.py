@@ -254,5 +254,7 @@ def whole(array: zarr.Array[Any], rows: int) -> zarr.Array[Any]:
     chunks = -(-rows // array.chunks[0])
     if array.nchunks_initialized < chunks:
         missing = chunks - array.nchunks_initialized
-        raise StoreCorrupt(f"{missing} of {chunks} chunks of {array.path!r} are missing; restore them")
+        raise StoreCorrupt(
+            f"{missing} of {chunks} chunks of {array.path!r} are missing; `embedstore extract` with the same source writes row lists again"
+        )
     return array

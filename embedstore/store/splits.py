@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -44,7 +44,7 @@ class Split:
         self.class_names = None if names is None else tuple(names)
         self._rows: int = content["rows"]
         self._root = root
-        self._placed: tuple[int, list[npt.NDArray[Any]]] = (-1, [])
+        self._near: tuple[int, Rows] | None = None  # the first row of the part that was read last, and that part
 
     def __len__(self) -> int:
         return self._rows
@@ -76,38 +76,46 @@ class Split:
     def failure(self, row: int, text: str) -> Failure:
         """What the ledger says of a failed row; `text` is ``"STAGE: why"``."""
         stage, _, reason = text.partition(": ")
-        block, at = divmod(row, self.block_rows)
-        if self._placed[0] != block:  # one block at a time: there may be more keys than memory
-            rows = slice(block * self.block_rows, min((block + 1) * self.block_rows, len(self)))
-            self._placed = block, [layout.read(array, rows) for array in self._places]
-        keys, shards, offsets = self._placed[1]
-        name = self.shards[int(shards[at])].name if shards[at] >= 0 else None
-        return Failure(row, str(keys[at]), name, int(offsets[at]), stage, reason)
+        place = self.part(row, row + 1)
+        name = self.shards[int(place.shard[0])].name if place.shard[0] >= 0 else None
+        return Failure(row, place.keys[0], name, int(place.offset[0]), stage, reason)
 
-    @cached_property
-    def _places(self) -> list[zarr.Array[Any]]:
-        path = f"datasets/{self.name}"
-        names = ("key", "shard", "offset")
-        return [layout.whole(layout.array_at(self._root, f"{path}/{name}"), len(self)) for name in names]
+    def part(self, start: int, stop: int) -> Rows:
+        """The rows ``[start, stop)``. The blocks they lie in, and no others, are kept until others are asked for.
+
+        What is read is not compared with the fingerprint, which is of the whole list.
+        """
+        first, near = self._near or (0, None)
+        if near is None or start < first or stop > first + len(near):
+            first = start - start % self.block_rows
+            near = self._read(first, min(-(-stop // self.block_rows) * self.block_rows, len(self)))
+            self._near = first, near
+        return near.part(start - first, stop - first)
 
     def row_list(self) -> Rows:
         """The whole list in memory, to read images with; StoreCorrupt if it is not the one that was stored."""
-        rows = Rows(
-            keys=self.column("key").tolist(),
-            labels=self.column("label"),
-            shard=self.column("shard"),
-            offset=self.column("offset"),
-            length=self.column("length"),
+        rows = self._read(0, len(self))
+        if rows.fingerprint() != self.fingerprint:
+            raise _mixed(self.name)
+        return rows
+
+    def _read(self, start: int, stop: int) -> Rows:
+        columns = {name: layout.read(array, slice(start, stop)) for name, array in self._columns.items()}
+        return Rows(
+            keys=columns["key"].tolist(),
+            labels=columns["label"],
+            shard=columns["shard"],
+            offset=columns["offset"],
+            length=columns["length"],
             shards=self.shards,
             class_names=self.class_names,
             source=self.source,
         )
-        if rows.fingerprint() != self.fingerprint:
-            raise StoreCorrupt(
-                f"the rows of {self.name} are not those of their fingerprint: damaged, or listed by two processes at "
-                "once while the source was changing. Restore them, or extract under another --dataset name"
-            )
-        return rows
+
+    @cached_property
+    def _columns(self) -> dict[str, zarr.Array[Any]]:
+        path, names = f"datasets/{self.name}", ("key", "label", "shard", "offset", "length")
+        return {name: layout.whole(layout.array_at(self._root, f"{path}/{name}"), len(self)) for name in names}
 
 
 def write_rows(
@@ -120,32 +128,69 @@ def write_rows(
     extend: bool,
     replaceable: npt.NDArray[np.bool_] | None,
 ) -> None:
-    """Store a row list; see :meth:`embedstore.Store.add_rows`."""
+    """Store a row list; see :meth:`embedstore.Store.add_rows`. Blocks of a stored one that are damaged are mended."""
     layout.check_name("data set", dataset)
     layout.check_name("split", split)
     if block_rows < 1:
         raise UsageError(f"a block must have at least one row, not {block_rows}")
     check_keys(rows)
     path = f"datasets/{dataset}/{split}"
-    stored = layout.committed(root, path, KIND)
-    if stored is None:
+    there = stored_split(root, dataset, split)
+    if there is None:
         group = layout.make_group(root, path)
         for name, (_, dtype, fill) in _columns(rows).items():
             layout.create_array(
                 group, name, shape=(len(rows),), chunks=(block_rows,), dtype=dtype, dimensions=("row",), fill_value=fill
             )
         _write(group, rows, block_rows, 0, rows.class_names)
+        _check(root, dataset, split, rows)
         return
-    there = Split(root, dataset, split, stored)
+    if there.fingerprint == rows.fingerprint():
+        _write_blocks(layout.group_at(root, path), rows, _differing(there, rows))
     merged = merge_rows(there, rows, extend=extend, replaceable=replaceable)
     if merged.fingerprint() != there.fingerprint:
         earlier = [*there.earlier, there.fingerprint]
         names = rows.class_names or there.class_names
         unchanged = _first_change(there, merged) // there.block_rows
         _write(layout.group_at(root, path), merged, there.block_rows, unchanged, names, earlier=earlier)
+        _check(root, dataset, split, merged)
     elif there.class_names is None and rows.class_names is not None:
         # Names are no part of the rows; learning them later makes nothing that was embedded wrong.
+        stored = layout.committed(root, path, KIND) or {}
         layout.commit(layout.group_at(root, path), **{**stored, "class_names": list(rows.class_names)})
+
+
+def stored_split(root: zarr.Group, dataset: str, split: str) -> Split | None:
+    """The row list of one split; None if none is complete."""
+    content = None if "/" in dataset + split else layout.committed(root, f"datasets/{dataset}/{split}", KIND)
+    return None if content is None else Split(root, dataset, split, content)
+
+
+def _check(root: zarr.Group, dataset: str, split: str, rows: Rows) -> None:
+    """Raise StoreCorrupt unless what has just been written is what can be read: another process may write, too."""
+    there = stored_split(root, dataset, split)
+    if there is None or len(there) != len(rows) or _differing(there, rows):
+        raise _mixed(f"{dataset}/{split}")
+
+
+def _differing(there: Split, rows: Rows) -> list[tuple[int, int]]:
+    """``(start, stop)`` of each block that is stored otherwise than `rows` have it, or cannot be read."""
+
+    def alike(start: int, stop: int) -> bool:
+        try:
+            return there.part(start, stop).same(rows.part(start, stop))
+        except StoreCorrupt:
+            return False
+
+    return [(start, stop) for _, start, stop in there.blocks() if not alike(start, stop)]
+
+
+def _mixed(name: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the rows of {name} are not those of their fingerprint: damaged, or listed by two processes at once while the "
+        "source was changing. Run `embedstore extract` again with the source as it was, which mends them, or extract "
+        "under another --dataset name"
+    )
 
 
 def check_keys(rows: Rows) -> None:
@@ -182,15 +227,21 @@ def _columns(rows: Rows) -> dict[str, tuple[npt.NDArray[Any], Any, Any]]:
     }
 
 
+def _write_blocks(group: zarr.Group, rows: Rows, blocks: Sequence[tuple[int, int]]) -> None:
+    for name, (values, _, _) in _columns(rows).items() if blocks else ():
+        array = layout.for_writing(layout.array_at(group, name))
+        for start, stop in blocks:
+            array[start:stop] = values[start:stop]
+
+
 def _write(
     group: zarr.Group, rows: Rows, block_rows: int, first_block: int, names: tuple[str, ...] | None, **more: Any
 ) -> None:
     """Write a row list's blocks from `first_block` on, and declare the list complete."""
-    for name, (values, _, _) in _columns(rows).items():
-        array = layout.for_writing(layout.array_at(group, name))
-        layout.lengthen(array, len(rows))
-        # Not to the array's end: an extension that was killed may have left it longer.
-        array[first_block * block_rows : len(rows)] = values[first_block * block_rows :]
+    for name in _columns(rows):
+        layout.lengthen(layout.array_at(group, name), len(rows))
+    # Not to the array's end: an extension that was killed may have left it longer.
+    _write_blocks(group, rows, [(first_block * block_rows, len(rows))])
     layout.commit(
         group,
         KIND,

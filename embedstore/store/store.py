@@ -118,22 +118,17 @@ class Store:
 
     def holds(self, dataset: str, split: str) -> bool:
         """Whether there is a row list of that split."""
-        return self._row_list(dataset, split) is not None
-
-    def _row_list(self, dataset: str, split: str) -> dict[str, Any] | None:
-        if "/" in dataset + split:
-            return None
-        return layout.committed(self._root, f"datasets/{dataset}/{split}", splits.KIND)
+        return splits.stored_split(self._root, dataset, split) is not None
 
     def rows(self, dataset: str, split: str) -> Split:
         """The row list of one split; :class:`UnknownName` if it was never extracted."""
-        content = self._row_list(dataset, split)
-        if content is None:
+        found = splits.stored_split(self._root, dataset, split)
+        if found is None:
             known = self.datasets()
             if dataset not in known:
                 raise UnknownName("data set", dataset, known)
             raise UnknownName("split", f"{dataset}/{split}", [f"{dataset}/{name}" for name in known[dataset]])
-        return Split(self._root, dataset, split, content)
+        return found
 
     def add_rows(
         self,
@@ -277,6 +272,12 @@ class Store:
         """
         provenance, rows = self.provenance(model), self.rows(dataset, split)
         stored = layout.committed(self._root, images.path_of(model, dataset, split), images.KIND)
+        if stored is None and rows.shards and not any(shard.size for shard in rows.shards):
+            # No file holds these rows: an attack on features left them (DATASET/float, DATASET/step-K).
+            raise NotAvailable(
+                f"{model} has no features of {rows.name}, and cannot have any: `embedstore attack` computed them with "
+                f"the model that it attacked, and no file holds these images; {dataset}/adversarial is what files hold"
+            )
         if stored is None:
             raise NotAvailable(
                 f"{model} has not embedded {rows.name}; run `embedstore extract … --dataset {dataset} --split {split}` "
