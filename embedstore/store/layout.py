@@ -255,6 +255,7 @@ def whole(array: zarr.Array[Any], rows: int) -> zarr.Array[Any]:
     if array.nchunks_initialized < chunks:
         missing = chunks - array.nchunks_initialized
         raise StoreCorrupt(
-            f"{missing} of {chunks} chunks of {array.path!r} are missing; `embedstore extract` with the same source writes row lists again"
+            f"{missing} of {chunks} chunks of {array.path!r} are missing; `embedstore extract` with the same source "
+            f"writes those of a row list again"
         )
     return array
