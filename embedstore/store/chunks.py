@@ -7,6 +7,7 @@ is of another form, or looks damaged, is left to Zarr.
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
@@ -28,8 +29,13 @@ _READERS = 2  # files read at once: one is read while the checksum of another is
 def write_block(start: int, stop: int, columns: Sequence[tuple[zarr.Array[Any], npt.NDArray[Any] | None]]) -> None:
     """Write rows ``[start, stop)`` of several arrays, which are a block: one after the other, in this order.
 
-    Where there are no values, the chunk is removed. Zarr works in a thread of its own; one hand-over does for all.
+    Where there are no values, the chunk is removed. Files are written here. Whatever else there is Zarr writes, in a
+    thread of its own; one hand-over does for all.
     """
+    if all(_is_file(array, start, stop, values) for array, values in columns):
+        for array, values in columns:
+            _write_file(array, start // array.chunks[0], values)
+        return
 
     async def each() -> None:
         for array, values in columns:
@@ -45,9 +51,40 @@ async def _write_chunk(array: zarr.Array[Any], start: int, stop: int, values: np
     elif values.shape != (shape := (stop - start, *array.shape[1:])):  # Zarr would write a chunk of that shape
         raise ValueError(f"rows {start} to {stop} of {array.path!r} have the shape {shape}, not {values.shape}")
     elif _fixed(array) and _is_chunk(array, start, stop):
-        await chunk.set(_encoded(array, values))
+        await chunk.set(default_buffer_prototype().buffer.from_array_like(_encoded(array, values)))
     else:
         await array.async_array.setitem(slice(start, stop), values)
+
+
+def _is_file(array: zarr.Array[Any], start: int, stop: int, values: npt.NDArray[Any] | None) -> bool:
+    """Whether a chunk is a file of the one form, and these are its values."""
+    if not isinstance(array.store, LocalStore) or array.store.read_only:
+        return False
+    fits = values is not None and values.shape == (stop - start, *array.shape[1:])
+    return values is None or (fits and _fixed(array) and _is_chunk(array, start, stop))
+
+
+def _write_file(array: zarr.Array[Any], block: int, values: npt.NDArray[Any] | None) -> None:
+    """Write a chunk's file beside its place and move it, as Zarr does; remove it where there are no values."""
+    path = _folder(array) / _chunk_key(array, block)
+    if values is None:
+        path.unlink(missing_ok=True)
+        return
+    encoded: Any = _encoded(array, values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(encoded)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _folder(array: zarr.Array[Any]) -> Path:
+    store: Any = array.store
+    folder: Path = store.root / array.path
+    return folder
 
 
 def _chunk_key(array: zarr.Array[Any], block: int) -> str:
@@ -71,14 +108,14 @@ def _fixed(array: zarr.Array[Any]) -> bool:
     )
 
 
-def _encoded(array: zarr.Array[Any], values: npt.NDArray[Any]) -> Buffer:
+def _encoded(array: zarr.Array[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """A chunk as it is stored; what a short last block lacks is filled up."""
     encoded = np.empty(int(np.prod(array.chunks)) * array.dtype.itemsize + _CHECKSUM, dtype=np.uint8)
     rows = encoded[:-_CHECKSUM].view(array.dtype).reshape(array.chunks)
     rows[: len(values)] = values
     rows[len(values) :] = array.fill_value
     encoded[-_CHECKSUM:] = _checksum(encoded[:-_CHECKSUM])
-    return default_buffer_prototype().buffer.from_array_like(encoded)
+    return encoded
 
 
 def _checksum(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -89,7 +126,7 @@ def read(array: zarr.Array[Any], selection: slice) -> npt.NDArray[Any]:
     """Rows of an array as numpy; ValueError for a chunk whose checksum is wrong."""
     if isinstance(array.store, LocalStore) and _fixed(array) and selection.step in (None, 1):
         start, stop, _ = selection.indices(array.shape[0])
-        return _read_files(array, array.store.root / array.path, start, max(start, stop))
+        return _read_files(array, _folder(array), start, max(start, stop))
     return np.asarray(array[selection])
 
 

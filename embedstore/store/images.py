@@ -234,8 +234,10 @@ class ImageWriter:
             self._refuse_if_extended()
         if layout.read(self._arrays["status"], slice(start, stop)).all():
             self.forget(start, stop)  # a block that is done is not rewritten as such
-        texts = np.array([reasons.get(row, "") for row in range(stop - start)], dtype=np.dtypes.StringDType())
-        written = [*columns.items(), ("failure", texts if reasons else None), ("status", status)]
+        texts = None
+        if reasons:
+            texts = np.array([reasons.get(row, "") for row in range(stop - start)], dtype=np.dtypes.StringDType())
+        written = [*columns.items(), ("failure", texts), ("status", status)]
         chunks.write_block(start, stop, [(self._arrays[name], values) for name, values in written])
 
 
