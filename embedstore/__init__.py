@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedstore.attack import Attacked as Attacked
+    from embedstore.attack import read_attack as read_attack
     from embedstore.benchmarks import load_benchmark as load_benchmark
     from embedstore.correlation import Correlation as Correlation
     from embedstore.correlation import Line as Line
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from embedstore.leaks import exact_duplicates as exact_duplicates
     from embedstore.leaks import near_duplicates as near_duplicates
     from embedstore.metrics import accuracy as accuracy
+    from embedstore.metrics import attack_success as attack_success
     from embedstore.metrics import aupr_in as aupr_in
     from embedstore.metrics import aupr_out as aupr_out
     from embedstore.metrics import aurc as aurc
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from embedstore.store import Store as Store
 
 _HOMES = {
+    "Attacked": "attack",
     "Correlation": "correlation",
     "EmbedstoreError": "errors",
     "KMeansMahalanobisDetector": "scores",
@@ -89,6 +93,7 @@ _HOMES = {
     "Study": "evaluate",
     "ViMDetector": "scores",
     "accuracy": "metrics",
+    "attack_success": "metrics",
     "aupr_in": "metrics",
     "aupr_out": "metrics",
     "aurc": "metrics",
@@ -124,6 +129,7 @@ _HOMES = {
     "pseudo_labels": "labels",
     "pseudo_probabilities": "labels",
     "r_squared": "correlation",
+    "read_attack": "attack",
     "read_points": "points",
     "result_points": "points",
     "run_methods": "evaluate",

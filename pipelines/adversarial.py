@@ -13,8 +13,10 @@ Command, on local data and models (see ``cifar.py`` for what ``--data`` holds)::
 writes store, images and ``tables.md`` into ``--out``; with ``--into docs/results.md`` the tables also go there, between
 the lines ``<!-- adversarial -->`` and ``<!-- /adversarial -->``.
 
-Cost: three attacks of ``--num`` images, each 250 forward and backward passes an image: a GPU's work for a large model,
-minutes on a CPU for a small one with ``--num 64``. What follows is cheap.
+Cost: two attacks, and PGD once for each ``--budget``: by default six times ``--num`` images with 250 forward and
+backward passes each. That is a GPU's work for a large model, and minutes an attack on a CPU for a small one with
+``--num 64``. A ``--snapshot`` costs room for its features, and no pass. What follows is cheap. Features on the way and
+before rounding exist of the attacked model alone; the other models judge the images of PGD's largest budget only.
 
 What is known: the notebook released with the paper attacks 1,000 images of ViT-bigG-14 and evaluates 1-NN, before and
 after the targets are deleted. Its values are not at hand, so none is claimed here.
@@ -22,44 +24,39 @@ after the targets are deleted. Its values are not at hand, so none is claimed he
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 from embedstore.pipelines import correlation
 
-from embedstore import Result, Store
-from embedstore.cli import run_typed
+from embedstore import Attacked, Result, Store, attack_success, read_attack
+from embedstore.cli import attacked, run_typed
 
 BEGIN, END = "<!-- adversarial -->", "<!-- /adversarial -->"
-ATTACKS = {
-    "smooth": ("--preset", "smooth"),
-    "patchy": ("--preset", "patchy"),
-    "pgd": ("--optimizer", "pgd", "--budget", "linf=8/255"),
-}
 KINDS = ("clean", "adversarial", "float")
 ID = "cifar100"
+METHODS = ("knn", "mcm", "plp", "linear", "mahalanobis", "prototypes")
+FOLLOWED = ("knn", "mcm", "linear")  # over steps and budgets
+STEPS, BUDGETS = (0, 10, 50, 100, 150, 200, 250), (1, 2, 4, 8)
+_several = partial(click.option, multiple=True, show_default=True)
 
 
 @click.command()
 @click.option("--data", metavar="DIR", help="Folder of local data sets. torchvision's downloads if not given.")
 @click.option("--model", required=True, metavar="MODEL", help="The model to fool.")
-@click.option("--other", "others", multiple=True, metavar="MODEL", help="Judges the same images. Repeatable.")
+@_several("--other", "others", metavar="MODEL", help="Judges the same images. Repeatable.")
 @click.option("--defence", default="jpeg:75", show_default=True, help="The attacked model behind it judges them, too.")
 @click.option("--num", default=1000, show_default=True, type=int, help="How many images to perturb.")
 @click.option("--steps", default=250, show_default=True, type=int)
+@_several(
+    "--snapshot", "snapshots", default=STEPS, type=int, help="Judge smooth after so many steps, too, if it has them."
+)
+@_several("--budget", "budgets", default=BUDGETS, type=int, help="Attack by PGD within linf=BUDGET/255. Repeatable.")
 @click.option("--limit", metavar="N", help="Take only the first N train images.")
 @click.option("--test-limit", metavar="N", help="Take only the first N test images of each set; at least --num.")
-@click.option(
-    "--method",
-    "methods",
-    multiple=True,
-    default=("knn", "mcm", "plp", "linear", "mahalanobis", "prototypes"),
-    show_default=True,
-)
+@_several("--method", "methods", default=METHODS)
 @click.option("--out", default="adversarial", show_default=True, metavar="DIR", help="Where everything goes.")
 @click.option("--into", metavar="FILE", help="Also put the tables into this file, between two marked lines.")
 def main(
@@ -69,13 +66,15 @@ def main(
     defence: str,
     num: int,
     steps: int,
+    snapshots: tuple[int, ...],
+    budgets: tuple[int, ...],
     limit: str | None,
     test_limit: str | None,
     methods: tuple[str, ...],
     out: str,
     into: str | None,
 ) -> None:
-    """Embed, attack in three ways, let other models look, detect, and write the tables."""
+    """Embed, attack in several ways, let other models look, detect, and write the tables."""
     if into is not None:
         correlation.put("", into, BEGIN, END, dry_run=True)  # before hours of work, not after
     store = ("--store", f"{out}/store.zarr")
@@ -93,41 +92,62 @@ def main(
         extract(places[ID], ID, "test", judges)
     extract(places["cifar10"], "cifar10", "test", plain)
 
-    sides = ("--ood", "cifar10:test", "--target", f"{ID}:train")
-    for kind, how in ATTACKS.items():
-        size = ("--num", str(num), "--steps", str(steps))
-        run_typed("attack", *store, "--model", model, *sides, *size, *how, "--out", f"{out}/{kind}")
+    kept = [step for step in sorted(set(snapshots)) if step <= steps]
+    attacks = {
+        "smooth": ["--preset", "smooth", *(word for step in kept for word in ("--snapshot", str(step)))],
+        "patchy": ["--preset", "patchy"],
+        **{f"pgd-{size}": ["--optimizer", "pgd", "--budget", f"linf={size}/255"] for size in sorted(set(budgets))},
+    }
+    sides = ("--ood", "cifar10:test", "--target", f"{ID}:train", "--num", str(num), "--steps", str(steps))
+    for name, how in attacks.items():
+        names = ("--out", f"{out}/{name}", "--dataset", f"cifar10-{name}")
+        run_typed("attack", *store, "--model", model, *sides, *how, *names)
+    made = {name: read_attack(Path(out, name)) for name in attacks}
+    judged_by_all = ["smooth", "patchy", f"pgd-{max(budgets)}"]
+    for name in judged_by_all:
         for split in ("clean", "adversarial"):
             for judges in (plain, behind):
-                extract(f"{out}/{kind}/{split}", f"cifar10-{kind}", split, judges)
+                extract(f"{out}/{name}/{split}", f"cifar10-{name}", split, judges)
 
-    # Once with the train images that were aimed at among those that images are compared with, and once without.
-    sets = [word for kind in ATTACKS for split in KINDS for word in ("--ood", f"cifar10-{kind}:{split}")]
+    own = [*(f"{name}:{split}" for name in attacks for split in KINDS), *(f"smooth:step-{step}" for step in kept)]
+    embedded = [f"{name}:{split}" for name in judged_by_all for split in ("clean", "adversarial")]
     chosen = [word for method in methods for word in ("--method", method)]
-    for bank in ((), ("--without", f"{out}/smooth/targets.txt")):  # the same seed, so the same targets in all three
-        run_typed("probe", *store, "--id", ID, *sets, *chosen, *bank, "--quiet")
+    for judge in Store.open(f"{out}/store.zarr").models():
+        sets = [word for each in (own if judge == fooled(made) else embedded) for word in ("--ood", f"cifar10-{each}")]
+        # Once with the train images that were aimed at among those that images are compared with, and once without.
+        for bank in ((), ("--without", f"{out}/smooth/targets.txt")):  # the same seed, so the same targets in all
+            run_typed("probe", *store, "--model", judge, "--id", ID, *sets, *chosen, *bank, "--quiet")
 
-    text = tables(list(Store.open(f"{out}/store.zarr").results()), Path(out))
+    text = tables(list(Store.open(f"{out}/store.zarr").results()), made, judged_by_all)
     click.echo(f"\n{text}")
     Path(out, "tables.md").write_text(text)
     if into is not None:
         correlation.put(text, into, BEGIN, END)
 
 
-def tables(results: Sequence[Result], out: Path) -> str:
-    """The images, and for each attack what detectors made of them, as Markdown; percent."""
-    attacked = json.loads((out / "smooth" / "attack.json").read_text())["model"]["name"]
-    parts = [f"### The images: means of each attack on {attacked}\n\n{images(out)}"]
-    found = newest(results)
-    models = sorted({model for model, _, _ in found}, key=lambda name: (name != attacked, name))
+def fooled(made: Mapping[str, Attacked]) -> str:
+    """The name of the attacked model."""
+    return str(made["smooth"].declaration["model"]["name"])
+
+
+def tables(results: Sequence[Result], made: Mapping[str, Attacked], judged_by_all: Sequence[str]) -> str:
+    """The images, curves of the attacked model, and what detectors made of some attacks, as Markdown; percent."""
+    target, found = fooled(made), newest(results)
+    parts = [f"### The images: means of each attack on {target}\n\n{images(made)}"]
+    followed = [found[target, method, "all"] for method in FOLLOWED if (target, method, "all") in found]
+    if followed:
+        parts.append(f"### smooth over its steps, judged by {target}\n\n{by_steps(followed, made['smooth'])}")
+        sizes = [name for name in made if name.startswith("pgd-")]
+        parts.append(f"### PGD over its L∞ budgets, judged by {target}\n\n{by_budget(followed, sizes)}")
     parts.append(
         f"In the tables below: AUROC of {ID} test images against the clean and the perturbed images, with all {ID} "
-        f"train images / without those that were aimed at."
+        f"train images / without those that were aimed at. Above, with all of them."
     )
-    for kind in ATTACKS:
+    models = sorted({model for model, _, _ in found}, key=lambda name: (name != target, name))
+    for kind in judged_by_all:
         for model in models:
             mine = {(method, bank): each for (of, method, bank), each in found.items() if of == model}
-            judge = f"{model}, the attacked model" if model == attacked else model
+            judge = f"{model}, the attacked model" if model == target else model
             parts.append(f"### {kind}, judged by {judge}\n\n{judged(mine, kind)}")
     widest = max((width for each in found.values() for width in _widths(each)), default=0.0)
     parts.append(
@@ -138,21 +158,15 @@ def tables(results: Sequence[Result], out: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def images(out: Path) -> str:
+def images(made: Mapping[str, Attacked]) -> str:
     """What each attack did to its images, from the arrays beside them (docs/adversarial.md)."""
     rows = []
-    for kind in ATTACKS:
-        blocks = []
-        for path in sorted((out / kind / "float").glob("*.npz")):
-            with np.load(path) as arrays:
-                blocks.append(dict(arrays))
-        all_of = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        good = all_of["reasons"] == ""
-        mean = {name: all_of[name][good].mean() for name in ("l2", "linf", "psnr")}
-        path_of = [all_of[name][good].mean() for name in ("similarity_before", "similarity", "similarity_rounded")]
-        similarity = " → ".join(f"{value:.3f}" for value in path_of)
-        norms = [f"{mean['l2']:.2f}", f"{255 * mean['linf']:.1f}", f"{mean['psnr']:.1f}"]
-        rows.append([kind, f"{len(good):,}", f"{int((~good).sum()):,}", similarity, *norms])
+    for kind, attack in made.items():
+        mean = attacked.means(attack)
+        similarity = " → ".join(_number(mean["similarity"][when], 3) for when in ("before", "after", "rounded"))
+        largest = None if mean["linf"] is None else 255 * mean["linf"]
+        norms = [_number(mean["l2"], 2), _number(largest, 1), _number(mean["psnr"], 1)]
+        rows.append([kind, f"{mean['images']:,}", f"{mean['failed']:,}", similarity, *norms])
     header = ["attack", "images", "failed", "similarity clean → perturbed → rounded", "L2", "L∞ · 255", "PSNR, dB"]
     return correlation.markdown(header, rows)
 
@@ -168,6 +182,28 @@ def newest(results: Sequence[Result]) -> dict[tuple[str, str, str], Result]:
     return found
 
 
+def by_steps(results: Sequence[Result], attack: Attacked) -> str:
+    """A table of the features on the way; the last ones are those before rounding."""
+    how = attack.declaration["options"]
+    splits = {str(step): f"step-{step}" for step in how["snapshots"]} | {str(how["steps"]): "float"}
+    rows = {"clean": "clean", **splits, "rounded": "adversarial"}
+    return curve("steps", results, {label: f"cifar10-smooth/{split}" for label, split in rows.items()})
+
+
+def by_budget(results: Sequence[Result], kinds: Sequence[str]) -> str:
+    """A table of the images as files have them."""
+    rows = {f"{kind.removeprefix('pgd-')}/255": f"cifar10-{kind}/adversarial" for kind in kinds}
+    return curve("budget", results, {"clean": f"cifar10-{kinds[-1]}/clean", **rows})
+
+
+def curve(of: str, results: Sequence[Result], rows: Mapping[str, str]) -> str:
+    """OOD sets down; AUROC and success of the score that is best when clean, of each result, across."""
+    best = [(each, max(each.metrics, key=lambda s: each.metrics[s][rows["clean"]]["auroc"])) for each in results]
+    cells = {label: [cell(*each, name) for each in best for cell in (_auroc, _success)] for label, name in rows.items()}
+    header = [title for each, score in best for title in (f"{each.method} · {score}", "success")]
+    return correlation.markdown([of, *header], [[label, *values] for label, values in cells.items()])
+
+
 def judged(by_bank: Mapping[tuple[str, str], Result], kind: str) -> str:
     """Methods and scores down; AUROC on clean and on perturbed images, and success, across."""
     rows = []
@@ -176,34 +212,26 @@ def judged(by_bank: Mapping[tuple[str, str], Result], kind: str) -> str:
     for method, score in scores:
         banks = [by_bank[method, bank] for bank in ("all", "rest") if (method, bank) in by_bank]
         cells = [_both([_auroc(each, score, f"cifar10-{kind}/{split}") for each in banks]) for split in KINDS]
-        success = _both([_success(each, score, f"cifar10-{kind}") for each in banks])
-        rows.append([f"{method} · {score}", *cells, success])
+        won = _both([_success(each, score, f"cifar10-{kind}/adversarial") for each in banks])
+        rows.append([f"{method} · {score}", *cells, won])
     return correlation.markdown(["method · score", "clean", "adversarial", "before rounding", "success"], rows)
-
-
-def fooled(s_id: Any, s_clean: Any, s_perturbed: Any) -> tuple[int, int]:
-    """How many images are rejected when clean and accepted when perturbed, and how many are rejected when clean.
-
-    An image is accepted at a score of at least t, the largest threshold that accepts 95 % of the ID images. (N,) scores
-    of ID images, and (M,) of the others; images without a score, NaN, do not count.
-    """
-    s_id, s_clean, s_perturbed = (np.asarray(each, dtype=np.float64) for each in (s_id, s_clean, s_perturbed))
-    s_id = np.sort(s_id[~np.isnan(s_id)])
-    threshold = s_id[len(s_id) // 20]
-    rejected = (s_clean < threshold) & ~np.isnan(s_perturbed)
-    return int((rejected & (s_perturbed >= threshold)).sum()), int(rejected.sum())
 
 
 def _auroc(result: Result, score: str, name: str) -> str:
     return correlation.percent(result.metrics[score].get(name, {}).get("auroc"))
 
 
-def _success(result: Result, score: str, dataset: str) -> str:
-    paths = [f"{score}/{name}" for name in (f"{ID}/test", f"{dataset}/clean", f"{dataset}/adversarial")]
-    if not all(path in result.scores for path in paths):
+def _success(result: Result, score: str, name: str) -> str:
+    clean = f"{name.partition('/')[0]}/clean"
+    paths = [f"{score}/{each}" for each in (f"{ID}/test", clean, name)]
+    if name == clean or not all(path in result.scores for path in paths):
         return "–"
-    won, rejected = fooled(*(result.scores[path] for path in paths))
-    return f"{correlation.percent(won / rejected if rejected else None)} ({rejected:,})"
+    won = attack_success(*(result.scores[path] for path in paths))
+    return f"{correlation.percent(won.share)} ({won.rejected:,})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _both(cells: Sequence[str]) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import Command, write_folder
-from embedstore.pipelines import adversarial
+from conftest import Command
 from rich.console import Console
 
 import embedstore
@@ -344,82 +343,6 @@ def test_what_was_found_done_has_no_loss() -> None:
     text = to.file.getvalue()  # type: ignore[attr-defined]
     assert "20/20" in text
     assert "nan" not in text
-
-
-# The recipe ----------------------------------------------------------------------------------------------------------
-
-
-def test_success_counts_what_is_rejected_clean_and_accepted_perturbed() -> None:
-    rng = np.random.default_rng(0)
-    s_id, clean, perturbed = rng.normal(1, 1, 40), rng.normal(0, 1, 60), rng.normal(0.5, 1, 60)
-    s_id[3], clean[5], perturbed[7] = np.nan, np.nan, np.nan
-    finite = s_id[~np.isnan(s_id)]
-    threshold = max(t for t in finite if (finite >= t).mean() >= 0.95)
-    both = [(c, p) for c, p in zip(clean, perturbed, strict=True) if not np.isnan([c, p]).any()]
-    rejected = [(c, p) for c, p in both if c < threshold]
-    expected = sum(p >= threshold for _, p in rejected), len(rejected)
-    assert adversarial.fooled(s_id, clean, perturbed) == expected
-    assert 0 < expected[0] < expected[1]
-    # The threshold is that of fpr95.
-    accepted = np.mean(perturbed[~np.isnan(perturbed)] >= threshold)
-    assert accepted == embedstore.fpr95(finite, perturbed[~np.isnan(perturbed)])
-
-
-@pytest.fixture
-def cifars(tmp_path: Path) -> Path:
-    data = tmp_path / "data"
-    write_folder(data / "cifar100" / "train", ["a", "b"], 10, seed=0)
-    write_folder(data / "cifar100" / "test", ["a", "b"], 10, seed=1)
-    write_folder(data / "cifar10" / "test", ["x", "y", "z"], 3, seed=2)
-    return data
-
-
-def test_the_recipe_runs_and_its_tables_say_what_the_store_holds(cifars: Path, tmp_path: Path) -> None:
-    page, out = tmp_path / "page.md", tmp_path / "out"
-    page.write_text("before\n<!-- adversarial -->\nold\n<!-- /adversarial -->\nafter\n")
-    args = ["--data", cifars, "--model", "fake", "--other", "fake:other", "--num", "6", "--steps", "5", "--out", out]
-    args += ["--method", "knn", "--method", "mcm", "--into", page]
-    done = CliRunner().invoke(adversarial.main, [str(arg) for arg in args], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    text = (out / "tables.md").read_text()
-    assert page.read_text() == f"before\n<!-- adversarial -->\n\n{text}\n<!-- /adversarial -->\nafter\n"
-
-    store = Store.open(out / "store.zarr")
-    assert store.models() == ["fake", "fake+jpeg75", "fake-other"]
-    keys, gone = store.rows("cifar100", "train").keys, (out / "smooth" / "targets.txt").read_text().split()
-    for model, title in [("fake", "pgd, judged by fake, the attacked"), ("fake-other", "pgd, judged by fake-other")]:
-        row = next(
-            line for line in text.partition(f"### {title}")[2].splitlines() if line.startswith("| knn · cosine |")
-        )
-        cells = [cell.strip() for cell in row.strip("|").split("|")]
-        for cell, split in zip(cells[1:3], ("clean", "adversarial"), strict=True):
-            values = []
-            for bank in (np.ones(len(keys), dtype=bool), ~np.isin(keys, gone)):
-                train = store.images(model, "cifar100", "train").embedded()[bank]
-                known, unknown = (
-                    nearest(store.images(model, *name).embedded(), train)
-                    for name in (("cifar100", "test"), ("cifar10-pgd", split))
-                )
-                wins = [(a > b) + 0.5 * (a == b) for a in known for b in unknown]
-                values.append(f"{100 * np.mean(wins):.1f}")
-            assert cell == (values[0] if len(set(values)) == 1 else " / ".join(values))
-    made = records(out / "patchy" / "adversarial")
-    path = " → ".join(f"{np.mean([one['similarity'][when] for one in made]):.3f}" for when in SIMILARITIES)
-    assert f"| patchy | 6 | 0 | {path} |" in text
-
-
-def nearest(rows: Any, bank: Any) -> list[float]:
-    units = [np.asarray(each, dtype=np.float64) for each in (rows, bank)]
-    a, b = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in units)
-    return [max(float(x @ y) for y in b) for x in a]
-
-
-def test_the_recipe_refuses_a_page_without_marks_before_the_work(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text("nothing")
-    args = ["--model", "fake", "--out", str(tmp_path / "out"), "--into", str(tmp_path / "page.md")]
-    done = CliRunner().invoke(adversarial.main, args)
-    assert (done.exit_code, "has no lines <!-- adversarial -->" in done.output) == (2, True)
-    assert not (tmp_path / "out").exists()
 
 
 def test_each_note_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:

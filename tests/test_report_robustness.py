@@ -26,6 +26,8 @@ from report_study import attacked as without_marks
 from embedstore.attack import Budget, Options, Side, attack, store_features
 from embedstore.cli import main
 from embedstore.encoders.fake import FakeEncoder
+from embedstore.errors import NotAvailable
+from embedstore.metrics import attack_success
 from embedstore.records import Result
 from embedstore.report import cells, correlations, gather, write_report
 from embedstore.report.attack_files import Crafted, crafted
@@ -36,7 +38,7 @@ from embedstore.report.content import Content
 from embedstore.report.few_shot import few_shot
 from embedstore.report.findings import findings
 from embedstore.report.gallery import Reader
-from embedstore.report.judged import judged, success
+from embedstore.report.judged import judged
 from embedstore.report.latex import to_latex
 from embedstore.report.main_table import main_table
 from embedstore.report.page import render
@@ -198,7 +200,7 @@ def test_success_is_counted_image_by_image(s_id: Any, clean: Any, adversarial: A
     accepting = [t for t in known if Fraction(sum(s >= t for s in known), len(known)) >= Fraction(95, 100)]
     t = max(accepting)
     rejected = [(a, b) for a, b in zip(clean.tolist(), adversarial.tolist(), strict=True) if a < t and b == b]
-    found = success(s_id, clean, adversarial)
+    found = attack_success(s_id, clean, adversarial)
     assert (found.accepted, found.rejected) == (sum(b >= t for _, b in rejected), len(rejected))
     assert found.share == (found.accepted / len(rejected) if rejected else None)
 
@@ -269,7 +271,7 @@ def test_other_images_left_out_than_were_aimed_at_are_not_the_targets(
 ) -> None:
     made = replace(declared(), aimed=aimed, targets=targets, unaimed="its targets.txt is a secret")
     rows = {(r.model, r.method): r for r in judged(cells(attacked()), attacked(), {"far-smooth": made})}
-    assert (rows["a", "knn"].without is not None) == (why is None)
+    assert bool(rows["a", "knn"].without) == (why is None)
     assert ("Without targets" in section(attacked(), made).attacks[0].columns) == (why is None)
     text = missing(attacked(), made)
     assert ("AUROC against far-smooth without the images that were aimed at" in text) == bool(why)
@@ -294,12 +296,12 @@ def test_two_attacks_with_as_many_targets_do_not_take_each_others() -> None:
             results.append(left_out(one, name) if item.variant else one)
     made = {name: declared(name, budget=0.01) for name in names}
     rows = judged(cells(results), results, made)
-    found = {row.attack: row.without.auroc for row in rows if row.method == "knn" and row.without is not None}
+    found = {row.attack: row.auroc("adversarial", without=True) for row in rows if row.method == "knn"}
     assert found == {"far-2": 0.6, "far-8": 0.8}
     # Of results that have only the rows of the one, there is no number for the other.
     only = [item for item in results if "rows of far-8" not in item.inputs.values()]
     rows = judged(cells(only), only, made)
-    assert {row.attack for row in rows if row.method == "knn" and row.without is not None} == {"far-2"}
+    assert {row.attack for row in rows if row.method == "knn" and row.without} == {"far-2"}
 
 
 # Sentences -----------------------------------------------------------------------------------------------------------
@@ -373,10 +375,12 @@ def test_what_is_not_shown_has_its_reason() -> None:
     assert "obustness" not in missing(study(1)), "nothing is missing where nobody attacked"
     text = missing(simple(0.9, 0.3))
     assert "the attack's success against x: the results hold no scores of single images" in text
-    assert "AUROC before rounding against x: x:float was not tested" in text
+    assert "AUROC before rounding against x: x:float was not tested with the attacked model, which alone has it" in text
     assert "AUROC against x without the images that were aimed at: no method" in text
     assert "AUROC against steps, of x: no features of steps on the way were tested" in text
-    assert "The images of x, which model was attacked, and how the attack compares with others: the store holds" in text
+    assert (
+        "The images of x, which model was attacked, what was aimed at, and how that compares: the store holds" in text
+    )
     assert "Success" not in section(simple(0.9, 0.3)).attacks[0].columns
     text = missing(attacked(steps=(50,)), declared())
     assert "success" not in text
@@ -624,14 +628,24 @@ def test_the_gallery_shows_the_images_that_gained_most_their_difference_and_thei
 def test_a_real_attack_has_the_whole_section(real: Content) -> None:
     text = Page(render(real)).text.replace("\N{NO-BREAK SPACE}", " ")
     assert (
-        "10 images of cars/test were perturbed towards pets/train, with the gradients of fake: 8 steps of adam" in text
+        "10 images of cars/test were perturbed with the gradients of fake, each towards the features of a target image "
+        "of pets/train: 8 steps of Adam" in text
     )
     assert "without a budget" in text
     assert "fake attacked" in " ".join(text.split())
     assert "fake-other transfer" in " ".join(text.split())
     (part,) = sections(real).robustness
     assert list(part.attacks[0].columns) == [
-        *("Clean", "Adversarial", "Difference", "Before rounding", "Without targets", "FPR95", "Success")
+        *(
+            "Clean",
+            "Adversarial",
+            "Difference",
+            "Before rounding",
+            "Clean without targets",
+            "Without targets",
+            "FPR95",
+            "Success",
+        )
     ]
     assert part.stages[0].steps == ("0", "4", "8")
 
@@ -745,6 +759,14 @@ def test_damaged_labels_are_the_reason_for_no_images(made: tuple[Path, Path], tm
         (gallery,) = gather(Store.open(copy)).attack_galleries
         assert gallery.morphs == ()
         assert "The row list is damaged" in " ".join(gallery.reasons)
+
+
+@pytest.mark.parametrize("split", ["float", "step-4"])
+def test_nobody_is_told_to_embed_what_has_no_images(made: tuple[Path, Path], split: str) -> None:
+    with pytest.raises(NotAvailable) as found:
+        Store.open(made[0]).images("fake-other", "cars-x", split)
+    assert "embedstore extract" not in str(found.value)
+    assert f"fake-other has no features of cars-x/{split}, and cannot have any" in str(found.value)
 
 
 def test_no_listing_of_the_store_to_look_at_one_split(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

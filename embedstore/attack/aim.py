@@ -37,6 +37,8 @@ class Aim:
         One for each class, in label order, for prototypes (W = Dp) and texts (W = D). Of any length.
     probe : mapping of str to array
         ``coef`` (C, Dp), ``intercept`` (C,), ``mean`` and ``scale`` (Dp,), as results keep the weights of a probe.
+    templates : str, optional
+        Which prompts texts were made with; for the record alone.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class Aim:
     kind: str = "images"
     vectors: FloatArray | None = None
     probe: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    templates: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("images", "prototypes", "texts", "energy"):
@@ -92,13 +95,14 @@ class Aim:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The kind, and a SHA-256 of the arrays."""
+        """The kind, a SHA-256 of the arrays, and the templates if there are any."""
         arrays = {"vectors": self.vectors, **self.probe} if self.vectors is not None else dict(self.probe)
         digest = hashlib.sha256()
         for name in sorted(arrays):
             wide = np.ascontiguousarray(arrays[name], dtype="<f8")
             digest.update(f"{name} {wide.shape}".encode() + wide.tobytes())
-        return {"kind": self.kind, "arrays": digest.hexdigest() if arrays else None}
+        found = {"kind": self.kind, "arrays": digest.hexdigest() if arrays else None}
+        return found if self.templates is None else {**found, "templates": self.templates}
 
     def objective(self, model: Differentiable, targets: torch.Tensor | None, labels: IntArray) -> Objective:
         """What to maximise for N images.

@@ -140,7 +140,7 @@ def aim_of(store: Store, model: str, target: Side, towards: str, templates: str)
 
     kind = TOWARDS[towards]
     if kind == "texts":
-        return Aim(kind, vectors=store.texts(model, target.dataset, templates))
+        return Aim(kind, vectors=store.texts(model, target.dataset, templates), templates=templates)
     if kind == "energy":
         found = _probe(store, model, target.dataset)
         return Aim(kind, probe={name: np.asarray(found.weights[name]) for name in found.weights})

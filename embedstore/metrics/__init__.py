@@ -6,6 +6,7 @@ alone; they are computed from integer counts, so they, and their intervals, are 
 strictly increasing map of the scores.
 """
 
+from embedstore.metrics.attacks import Success, attack_success, threshold95
 from embedstore.metrics.bootstrap import bootstrap_interval, fpr_interval, paired_bootstrap
 from embedstore.metrics.classification import accuracy, aurc
 from embedstore.metrics.intervals import (
@@ -38,7 +39,9 @@ __all__ = [
     "Difference",
     "Interval",
     "Spread",
+    "Success",
     "accuracy",
+    "attack_success",
     "aupr_in",
     "aupr_in_trapezoid",
     "aupr_out",
@@ -63,4 +66,5 @@ __all__ = [
     "ood_metrics",
     "paired_bootstrap",
     "spread",
+    "threshold95",
 ]

@@ -25,6 +25,14 @@ _NUMBER = re.compile(r"(?=.{1,40}\Z)[0-9]+(\.[0-9]+)?(e-?[0-9]{1,2})?(/[0-9]+)?"
 _OPTIONS = ("steps", "lr", "smoothness", "init_scale", "budget", "optimizer")
 # What --towards calls the kinds of aim that attack.json names; images go without saying.
 _TOWARDS = {"prototypes": "prototype", "texts": "text", "energy": "probe"}
+# The same kinds in words, with the ID split or the ID data set in the place of "{}".
+_AIMS = {
+    "images": "each towards the features of a target image of {split}",
+    "prototypes": "each towards the mean feature (the prototype) of a class of {split}",
+    "texts": "each towards the texts (the prompts) of a class of {dataset}",
+    "energy": "to raise the energy of a linear probe of {dataset}",
+}
+_OPTIMIZERS = {"adam": "Adam", "pgd": "PGD"}
 
 
 @dataclass(frozen=True)
@@ -105,16 +113,15 @@ class Crafted:
         """What was done, in words; empty where it is not known."""
         if self.model is None or self.ood is None or self.steps is None:
             return ""
-        aimed = [self._word("target", part) for part in ("dataset", "split")]
-        towards = f" towards {'/'.join(part for part in aimed if part)}" if all(aimed) else ""
+        optimizer = self._word("options", "optimizer") or "an unknown optimizer"
         size = self.budget
         bound = f"within {_norm(size[1])} {_size(size)}" if size else "without a budget"
         smooth = self._value("options", "smoothness")
         kept = f", smoothness {smooth:g}" if isinstance(smooth, int | float) and smooth else ""
-        how = f"{self.steps:,} steps of {self._word('options', 'optimizer') or 'an unknown optimizer'}, {bound}{kept}"
+        how = f"{self.steps:,} steps of {_OPTIMIZERS.get(optimizer, optimizer)}, {bound}{kept}"
         number = self._value("num")
         these = f"{number:,} images" if isinstance(number, int) else "Images"
-        return f"{these} of {self.ood} were perturbed{towards}, with the gradients of {self.model}: {how}."
+        return f"{these} of {self.ood} were perturbed with the gradients of {self.model}, {self._aimed}: {how}."
 
     @property
     def asked(self) -> list[tuple[str, str]]:
@@ -124,17 +131,28 @@ class Crafted:
             return []
         options = self._value("options")
         options = options if isinstance(options, Mapping) else {}
-        towards = _TOWARDS.get(self._word("aim", "kind") or "")
+        words = [
+            ("towards", _TOWARDS.get(self._word("aim", "kind") or "")),
+            ("templates", self._word("aim", "templates")),
+        ]
         numbers = {"num": self._value("num"), "seed": self._value("seed")} | {
             name: options.get(name) for name in _OPTIONS
         }
-        taken: list[tuple[str, object]] = [("towards", towards)] if towards else []
+        taken: list[tuple[str, object]] = [(name, word) for name, word in words if word]
         taken += [(name, value) for name, value in numbers.items() if isinstance(value, int | float | str)]
         steps = options.get("snapshots")
         taken += [("snapshot", step) for step in steps if isinstance(step, int)] if isinstance(steps, list) else []
         ood, aim = (":".join(str(part) for part in pair) for pair in (self.ood.split("/"), target))
         places = [("ood", ood), ("target", aim), ("out", str(self.folder)), ("dataset", self.name)]
         return [(f"--{name.replace('_', '-')}", str(value)) for name, value in (*places, *taken)]
+
+    @property
+    def _aimed(self) -> str:
+        """At what, in words."""
+        dataset, split = (self._word("target", part) or "" for part in ("dataset", "split"))
+        said = _AIMS.get(self._word("aim", "kind") or "", "towards something that this version does not know")
+        known = "/".join(filter(None, (dataset, split)))
+        return said.format(dataset=dataset or "the ID data", split=known or "the ID data")
 
     def _has_default_steps(self, lr: object) -> bool:
         """Whether it is PGD with steps of 2.5 budgets by their number."""

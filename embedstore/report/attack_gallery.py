@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, ImageError, NotAvailable
+from embedstore.metrics import threshold95
 from embedstore.records import Result, Rows
 from embedstore.report.attack_files import Crafted
 from embedstore.report.attacked import ADVERSARIAL, CLEAN
 from embedstore.report.gallery import SIDE, Reader, jpeg
-from embedstore.report.judged import Judged, best, judged, threshold
+from embedstore.report.judged import Judged, best, judged
 from embedstore.report.table import Cell
 from embedstore.sources import Source, decode, open_source
 from embedstore.store import Store
@@ -98,7 +99,7 @@ def _gallery(store: Store, row: Judged, attack: Crafted) -> AttackGallery:
     keys = [str(before.split.keys[at]) for at in chosen]
     pairs = [(_small(before.image(at)), _small(after.image(at))) for at in chosen]
     factor = _factor(pairs)
-    known, least = s_id[~np.isnan(s_id)], threshold(s_id)
+    known, least = s_id[~np.isnan(s_id)], threshold95(s_id)
     morphs = tuple(
         Morph(
             key=key,

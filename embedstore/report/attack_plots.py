@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,12 @@ from embedstore.report.choice import MOST_METHODS
 from embedstore.report.commands import dataset_label
 from embedstore.report.judged import Judged
 from embedstore.report.plots import View, plain
-from embedstore.report.summary import count, percent
+from embedstore.report.summary import count, listing, percent
 
 _Panels = dict[str, dict[str, View]]
+_STEPS, _BUDGETS, _ATTACKS = ": steps", ": budgets", ": attacks"  # what titles end with, a number after it or not
 _NO_STEPS = "Features on the way are kept of the attacked model alone, and none of this one were tested."
+_NAMES_IN_A_LINE = 4
 _UNTESTED = "Fewer than two of the attacks were tested with this model."
 
 
@@ -37,6 +39,22 @@ def series(rows: Sequence[Judged]) -> dict[str, int]:
     kept = sorted(highest, key=lambda method: -highest[method])[:MOST_METHODS]
     ordered = sorted(kept, key=lambda method: min(row.order for row in rows if row.method == method))
     return {method: number for number, method in enumerate(ordered)}
+
+
+def explained(titles: Iterable[str]) -> str:
+    """What the curves under these titles of :func:`curves` are, in a sentence; empty without any."""
+    kinds = {
+        _STEPS: "after so many steps",
+        _BUDGETS: "within so large a budget (the most that an image may change)",
+        _ATTACKS: "of each attack",
+    }
+    titles = list(titles)
+    said = [words for kind, words in kinds.items() if any(kind in title for title in titles)]
+    return (
+        f"The AUROC of each method against the images {listing(said)}: the lower, the more they fool it."
+        if said
+        else ""
+    )
 
 
 def curves(
@@ -88,7 +106,7 @@ def _stages(
                 said = f"against the steps of {attack}. The numbers are in the table that follows."
                 views[model] = _view(points, lines, "steps", said)
         if views:
-            panels[f"{attack}: steps"] = views
+            panels[f"{attack}{_STEPS}"] = views
     return panels, tables
 
 
@@ -108,10 +126,10 @@ def _by_attack(rows: Sequence[Judged], made: Mapping[str, Crafted], lines: Mappi
         several = [those for kind, those in kinds.items() if kind is not None and len(those) > 1]
         name = dataset_label(ood)
         for number, those in enumerate(several, start=1):
-            title = f"{name}: budgets" + (f" ({number})" if len(several) > 1 else "")
+            title = f"{name}{_BUDGETS}" + (f" ({number})" if len(several) > 1 else "")
             panels[title] = {model: _compared(model, rows, ood, those, lines, ranked=True) for model in models}
         if len(some) > 1 and [some] != several:
-            panels[f"{name}: attacks"] = {
+            panels[f"{name}{_ATTACKS}"] = {
                 model: _compared(model, rows, ood, some, lines, ranked=False) for model in models
             }
     known = {title: {model: view for model, view in views.items() if view} for title, views in panels.items()}
@@ -182,7 +200,13 @@ def _view(
         for row, points in curves
     ]
     first = curves[0][0]
-    axis = {"title": {"text": x}, "type": "linear" if joined else "category"}
+    axis: dict[str, Any] = {"title": {"text": x}, "type": "linear" if joined else "category"}
+    if not joined:
+        names = list(dict.fromkeys(at for _, points in curves for at, _ in points))
+        # Every attack has its name; of many, every second one is a line lower, so that none is written on another.
+        low = len(names) > _NAMES_IN_A_LINE
+        texts = [f"<br>{name}" if low and number % 2 else name for number, name in enumerate(names)]
+        axis |= {"tickmode": "array", "tickvals": names, "ticktext": texts}
     layout = go.Layout(xaxis=axis, yaxis={"title": {"text": "AUROC (%)"}})
     description = f"AUROC of {count(len(curves), 'score')} of {first.model} with {first.id_dataset} as ID data, {said}"
     return View("", description, {"data": [t.to_plotly_json() for t in traces], "layout": layout.to_plotly_json()})

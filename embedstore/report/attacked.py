@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
+from embedstore.records import Result
 from embedstore.report.names import options
 
 CLEAN, ADVERSARIAL, FLOAT = "clean", "adversarial", "float"
@@ -56,10 +57,35 @@ def ordinary(items: Iterable[_Item]) -> list[_Item]:
 
 
 def with_whole_bank(items: Iterable[_Item]) -> list[_Item]:
-    """Those that left no train images out, of ID sets that were tested against an attack; all of others."""
+    """Those that left no train images out, of ID sets that were tested against an attack; all of others.
+
+    Without the images that an attack aimed at (`probe --without targets.txt`) a detector is a control of the attack
+    study: it shows whether they alone are to blame, and is nothing that one would choose. So it is no candidate for
+    the best of anything, unless an ID set has nothing else.
+    """
     items = list(items)
-    attacked = {name for name, oods in _oods(items).items() if attacks(oods)}
+    attacked = _attacked((item.id_dataset, item.variant, [item.ood]) for item in items)
     return [item for item in items if not (item.id_dataset in attacked and LEFT_OUT in options(item.variant))]
+
+
+def results_with_whole_bank(results: Iterable[Result]) -> list[Result]:
+    """The same of results, for what is said of classifiers."""
+    results = list(results)
+    attacked = _attacked(
+        (each.id_dataset, each.variant, each.metrics[score]) for each in results for score in each.metrics
+    )
+    return [each for each in results if not (each.id_dataset in attacked and LEFT_OUT in options(each.variant))]
+
+
+def _attacked(tested: Iterable[tuple[str, str, Iterable[str]]]) -> set[str]:
+    """The ID sets that were tested against an attack, with all train images too, of (ID set, variant, OOD sets)."""
+    oods: dict[str, set[str]] = {}
+    whole = set()
+    for id_dataset, variant, names in tested:
+        oods.setdefault(id_dataset, set()).update(names)
+        if LEFT_OUT not in options(variant):
+            whole.add(id_dataset)
+    return {name for name in whole if attacks(oods[name])}
 
 
 def _oods(items: Iterable[_Item]) -> dict[str, set[str]]:

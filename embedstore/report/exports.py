@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from embedstore.report.attacked import with_whole_bank
 from embedstore.report.compare import Comparison, Difference
 from embedstore.report.content import Content
 from embedstore.report.fits import Correlation
@@ -67,10 +68,11 @@ def to_json(content: Content, files: Sequence[str] = (), comparison: Comparison 
 def best(cells: Iterable[Cell]) -> list[Mean]:
     """The best AUROC of each ID set, OOD set and model (means over the seeds), the best model of a pair of sets first.
 
-    Of equals it is the one that is read first.
+    Of equals it is the one that is read first. Rows without the train images that an attack aimed at are no candidates:
+    they are a control of the attack study, and in the full tables.
     """
     found: dict[tuple[str, str, str], Mean] = {}
-    for mean in sorted(means(cells), key=lambda mean: mean.order):
+    for mean in sorted(with_whole_bank(means(cells)), key=lambda mean: mean.order):
         place = (mean.id_dataset, mean.ood, mean.model)
         if mean.auroc is not None and (place not in found or mean.auroc > (found[place].auroc or 0.0)):
             found[place] = mean

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from embedstore.errors import NotAvailable
-from embedstore.metrics.counts import threshold_index
 from embedstore.records import FloatArray, Result
 from embedstore.report.attack_files import Crafted, rows_left_out
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, LEFT_OUT, attacks
@@ -20,25 +17,11 @@ from embedstore.report.summary import once
 from embedstore.report.table import Cell, when
 from embedstore.report.table import cells as cells_of
 
-TPR = 0.95
 _OTHERS = "the train images that were left out are not those that it aimed at"
 _UNKNOWN = "train images were left out, and whether they are those that it aimed at is not known"
 
 # Model, ID set, method, options without the images that were left out, score, template set.
 _Row = tuple[str, str, str, frozenset[tuple[str, str]], str, str | None]
-
-
-@dataclass(frozen=True)
-class Success:
-    """Images that were rejected when clean, and how many of them are accepted now."""
-
-    accepted: int
-    rejected: int
-
-    @property
-    def share(self) -> float | None:
-        """In [0, 1]; None where none was rejected."""
-        return self.accepted / self.rejected if self.rejected else None
 
 
 @dataclass(frozen=True)
@@ -53,8 +36,9 @@ class Judged:
         The name of the table row.
     known : mapping of str to Mean
         By split: ``clean``, ``adversarial``, and of ``float`` and ``step-K`` those that there are; all have an AUROC.
-    without : Mean or None
-        Adversarial, with the targets left out of the train images: `known`'s own where the method reads none.
+    without : mapping of str to Mean
+        The same with the targets left out of the train images, of those that were tested so: `known` itself where the
+        method reads no train image. Empty where there is none of the adversarial images.
     reads_train : bool or None
         Whether it does; None where that is not known.
     left_out : int or None
@@ -73,15 +57,16 @@ class Judged:
     label: str
     order: tuple[RowOrder, str]
     known: Mapping[str, Mean]
-    without: Mean | None = None
+    without: Mapping[str, Mean] = field(default_factory=dict)
     reads_train: bool | None = None
     left_out: int | None = None
     unproven: str = ""
     result: Result | None = None
 
-    def auroc(self, split: str) -> float | None:
-        """In [0, 1]; None where it was not tested so."""
-        return self.known[split].auroc if split in self.known else None
+    def auroc(self, split: str, *, without: bool = False) -> float | None:
+        """In [0, 1], of all train images or `without` the targets; None where it was not tested so."""
+        known = self.without if without else self.known
+        return known[split].auroc if split in known else None
 
     @property
     def clean(self) -> float:
@@ -134,26 +119,6 @@ def judged(cells: Iterable[Cell], results: Iterable[Result], made: Mapping[str, 
     return found
 
 
-def threshold(s_id: FloatArray) -> float:
-    """The largest that accepts 95 % of the ID images (N,): a score of at least this is accepted. NaN does not count."""
-    known = np.sort(s_id[~np.isnan(s_id)])
-    return float(known[threshold_index(TPR, len(known))])
-
-
-def success(s_id: FloatArray, clean: FloatArray, adversarial: FloatArray) -> Success:
-    """At the threshold that accepts 95 % of the ID images.
-
-    Parameters
-    ----------
-    s_id : (N,) float64
-    clean, adversarial : (M,) float64
-        Of the same images; one without either score does not count.
-    """
-    least = threshold(s_id)
-    rejected = (clean < least) & ~np.isnan(adversarial)
-    return Success(int((rejected & (adversarial >= least)).sum()), int(rejected.sum()))
-
-
 def best(rows: Sequence[Judged], model: str | None) -> Judged:
     """Of the highest AUROC on the clean images, which is by what one would have chosen it; of `model` if it has any."""
     mine = [row for row in rows if row.model == model] or list(rows)
@@ -179,21 +144,28 @@ def _against(table: Sequence[Mean], attack: Crafted, newest: Sequence[Result]) -
     for row, known in chosen:
         one = _judged(known, attack.name, newest)
         if row in without:
-            left_out = _number(options(without[row].variant).get(LEFT_OUT))
+            left_out = _number(options(without[row][ADVERSARIAL].variant).get(LEFT_OUT))
             one = replace(one, without=without[row], left_out=left_out, reads_train=True)
         elif row in lessened and attack.targets != 0:
             one = replace(one, unproven=_OTHERS if attack.aimed else f"{_UNKNOWN}: {attack.unaimed}")
         elif without and one.reads_train is False:
-            one = replace(one, without=known[ADVERSARIAL])
+            one = replace(one, without=known)
         found.append(one)
     return sorted(found, key=lambda one: (one.model != attack.model, one.model, one.order))
 
 
-def _without_targets(attack: Crafted, results: Sequence[Result]) -> dict[_Row, Mean]:
-    """Adversarial, by results that left out the very rows that were aimed at: as many others are of another attack."""
+def _without_targets(attack: Crafted, results: Sequence[Result]) -> dict[_Row, dict[str, Mean]]:
+    """By split, by results that left out the very rows that were aimed at: as many others are of another attack.
+
+    Only rows that have the adversarial images.
+    """
     those = [result for result in results if _leaves_out(result, attack.aimed)]
-    ood = f"{attack.name}/{ADVERSARIAL}"
-    return {_row(mean): mean for mean in means(cells_of(those)) if mean.ood == ood and mean.auroc is not None}
+    found: dict[_Row, dict[str, Mean]] = {}
+    for mean in means(cells_of(those)):
+        name, _, split = mean.ood.partition("/")
+        if name == attack.name and mean.auroc is not None:
+            found.setdefault(_row(mean), {})[split] = mean
+    return {row: by_split for row, by_split in found.items() if ADVERSARIAL in by_split}
 
 
 def _leaves_out(result: Result, aimed: Mapping[str, str]) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from embedstore.errors import NotAvailable
+from embedstore.metrics import Success, attack_success
 from embedstore.report.attack_files import Crafted
 from embedstore.report.attack_gallery import AttackGallery
-from embedstore.report.attack_plots import Stages, curves, series
+from embedstore.report.attack_plots import Stages, curves, explained, series
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, FLOAT, steps_of
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
-from embedstore.report.judged import Judged, Success, best, judged, success
+from embedstore.report.judged import Judged, best, judged
 from embedstore.report.lacks import Lack, some
 from embedstore.report.means import Mean
 from embedstore.report.names import label
@@ -50,12 +51,14 @@ class Against:
 class Robustness:
     """One ID set; ``drawing`` is None without curves, ``stages`` holds the numbers of those over steps.
 
-    ``some_methods`` is true where there are more methods than lines can be told apart.
+    ``explained`` says what the curves are; ``some_methods`` is true where there are more methods than lines can be told
+    apart.
     """
 
     id_dataset: str
     attacks: tuple[Against, ...]
     drawing: Drawing | None
+    explained: str
     stages: tuple[Stages, ...]
     some_methods: bool
 
@@ -83,9 +86,8 @@ def robustness(content: Content) -> tuple[list[Robustness], list[Lack]]:
             known = made.get(attack, Crafted(attack))
             parts.append(_against(mine, wins, known, lines if drawn else {}, next(galleries, None)))
             missing += _lacks(mine, why_not, known)
-        found.append(
-            Robustness(name, tuple(parts), drawn, tuple(stages), len({row.method for row in here}) > len(lines))
-        )
+        some_methods = len({row.method for row in here}) > len(lines)
+        found.append(Robustness(name, tuple(parts), drawn, explained(panels), tuple(stages), some_methods))
         lacks += [*missing, *_undrawn(name, here, made, panels)]
     return found, lacks
 
@@ -97,7 +99,7 @@ def _successes(rows: Sequence[Judged], attack: Crafted) -> tuple[dict[int, Succe
         try:
             if attack.paired is False:
                 raise NotAvailable("the clean and the adversarial rows do not have the same keys")
-            found[at] = success(*row.scores())
+            found[at] = attack_success(*row.scores())
         except NotAvailable as error:
             why_not.setdefault(str(error), []).append(row)
     return found, why_not
@@ -115,7 +117,8 @@ def _against(
         "Adversarial": [percent(row.adversarial) for row in rows],
         "Difference": [_signed(row.adversarial - row.clean) for row in rows],
         "Before rounding": [percent(row.auroc(FLOAT)) for row in rows],
-        "Without targets": [percent(row.without.auroc if row.without else None) for row in rows],
+        "Clean without targets": [percent(row.auroc(CLEAN, without=True)) for row in rows],
+        "Without targets": [percent(row.auroc(ADVERSARIAL, without=True)) for row in rows],
         "FPR95": [percent(row.known[ADVERSARIAL].fpr95) for row in rows],
         "Success": [_won(wins.get(at)) for at in range(len(rows))],
     }
@@ -182,9 +185,9 @@ def _undone(row: Judged, drop: float, *, aimed: bool) -> Iterable[str]:
     """What is regained without the images that were `aimed` at, if any were."""
     if row.reads_train is False and aimed:
         yield "It reads no train image, so that it makes no difference to it whether the targets are among them."
-    if row.without is None or row.reads_train is False:
+    if not row.without or row.reads_train is False:
         return
-    value = row.without.auroc or 0.0
+    value = row.auroc(ADVERSARIAL, without=True) or 0.0
     regained = _tenths(value - row.adversarial)
     if regained >= drop:
         end = "no less than on the clean images before, so that this undoes the attack"
@@ -193,7 +196,7 @@ def _undone(row: Judged, drop: float, *, aimed: bool) -> Iterable[str]:
     else:
         part = "more than half" if 2 * regained > drop else "no more than half"
         end = f"that brings back {regained:.1f} of the {_points(drop)}, {part}"
-    yield f"With the targets left out of the train images it is {_measured(row.without)}: {end}."
+    yield f"With the targets left out of the train images it is {_measured(row.without[ADVERSARIAL])}: {end}."
 
 
 def _fine(rows: Sequence[Judged], columns: Mapping[str, object]) -> Iterable[str]:
@@ -201,9 +204,12 @@ def _fine(rows: Sequence[Judged], columns: Mapping[str, object]) -> Iterable[str
     if "Without targets" in columns:
         numbers = sorted({row.left_out for row in rows if row.left_out is not None})
         which = " or ".join(f"{number:,} train images" for number in numbers) or "train images"
+        what = "on the adversarial images"
+        if "Clean without targets" in columns:
+            what = "on the clean images and on the adversarial ones"
         yield (
-            f"Without targets: AUROC on the adversarial images with {which} left out, those that were aimed at; of a "
-            f"method that reads no train image it is the same number."
+            f"Without targets: AUROC {what} with {which} left out, those that were aimed at; of a method that reads no "
+            f"train image nothing changes."
         )
     if "Success" in columns:
         more = "; of several seeds, the first" if any(row.known[CLEAN].seeds > 1 for row in rows) else ""
@@ -224,8 +230,7 @@ def _lacks(rows: Sequence[Judged], why_not: Mapping[str, Sequence[Judged]], atta
         which = "" if len(those) == len(rows) else f" of {some(labels)}"
         yield Lack(name, f"the attack's success {against}{which}", why)
     if not any(FLOAT in row.known for row in rows):
-        why = f"{attack.name}:{FLOAT} was not tested; `embedstore probe --ood` does that"
-        yield Lack(name, f"AUROC before rounding {against}", why)
+        yield Lack(name, f"AUROC before rounding {against}", _unrounded(rows, attack))
     unproven: dict[str, list[str]] = {}
     for row in rows:
         if row.unproven:
@@ -233,9 +238,20 @@ def _lacks(rows: Sequence[Judged], why_not: Mapping[str, Sequence[Judged]], atta
     what = f"AUROC {against} without the images that were aimed at"
     for why, labels in unproven.items():
         yield Lack(name, f"{what}, of {some(labels)}", why)
-    if attack.targets != 0 and not unproven and not any(row.without is not None for row in rows):
+    if attack.targets != 0 and not unproven and not any(row.without for row in rows):
         why = "no method that read train images was tested with them left out; `embedstore probe --without targets.txt`"
         yield Lack(name, what, f"{why}, with the attack's file")
+
+
+def _unrounded(rows: Sequence[Judged], attack: Crafted) -> str:
+    """Why there are no features before rounding. Only the attack can make them, and only of the model it attacked."""
+    if attack.model is not None and all(row.model != attack.model for row in rows):
+        return f"only {attack.model}, the model that was attacked, has these features, and there is no result of it"
+    who = f"{attack.model}, " if attack.model is not None else ""
+    return (
+        f"{attack.name}:{FLOAT} was not tested with {who}the attacked model, which alone has it; `embedstore probe "
+        f"--ood` does that"
+    )
 
 
 def _undrawn(
@@ -245,14 +261,17 @@ def _undrawn(
     stepped = {row.attack for row in rows for split in row.known if steps_of(f"{row.attack}/{split}") is not None}
     without = [name for name in names if name not in stepped]
     if without:
-        why = "no features of steps on the way were tested; `embedstore attack --snapshot` keeps them"
+        why = (
+            "no features of steps on the way were tested; `embedstore attack --snapshot` keeps them, of the attacked "
+            "model alone"
+        )
         yield Lack(id_dataset, f"AUROC against steps, of {some(without)}", why)
     unknown = [name for name in names if name not in made or made[name].folder is None]
     reasons: dict[str, list[str]] = {}
     for name in unknown:
         reasons.setdefault(made.get(name, Crafted(name)).reason, []).append(name)
     for why, some_names in reasons.items():
-        what = f"the images of {some(some_names)}, which model was attacked, and how the attack compares with others"
+        what = f"the images of {some(some_names)}, which model was attacked, what was aimed at, and how that compares"
         yield Lack(id_dataset, what, why)
     oods = [made[name].ood for name in names if name in made and made[name].ood is not None]
     for ood in dict.fromkeys(oods):

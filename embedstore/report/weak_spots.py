@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from embedstore.records import Result
+from embedstore.report.attacked import results_with_whole_bank
 from embedstore.report.lacks import NO_LABELS, Lack
 from embedstore.report.names import label, named, row_order
 from embedstore.report.summary import DASH, listing, percent
@@ -52,8 +53,12 @@ class WeakSpots:
 
 
 def weak_spots(results: Iterable[Result]) -> tuple[list[WeakSpots], list[Lack]]:
-    """One per ID set whose results say anything of single classes or prompts; and what is left out, and why."""
-    results = list(results)
+    """One per ID set whose results say anything of single classes or prompts; and what is left out, and why.
+
+    Results without the train images that an attack aimed at are left out: they are a control of the attack study, and
+    no classifier whose weak spots one would ask for.
+    """
+    results = results_with_whole_bank(results)
     found, lacks = [], []
     for name in sorted({result.id_dataset for result in results if result.absent is None}):
         every = [result for result in results if result.id_dataset == name]
