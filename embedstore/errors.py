@@ -26,6 +26,7 @@ from collections.abc import Iterable
 
 # A password that nobody encoded may hold slashes, as those of Amazon do; what follows host: is digits, a port.
 USER_IN_URL = re.compile(r"//(?:[^/]*@|[^/@]*:(?!\d+(?:/|$))[^@]*@)")
+_MOST_LETTERS = 400  # of a reason in the ledger
 
 
 def redact(spec: str) -> str:
@@ -39,6 +40,16 @@ def scrub(text: str) -> str:
     """A foreign message in which every URL is redacted, and no object's address in memory is left."""
     text = re.sub(r"[^\s'\"<>()]+://[^\s'\"<>()]+", lambda match: redact(match[0]), text)
     return re.sub(r" at 0x[0-9A-Fa-f]+", "", text)
+
+
+def one_line(stage: str, reason: str) -> str:
+    """``"STAGE: why"`` in one printable line of bounded length, the same in every run: the ledger's bytes depend on it.
+
+    Libraries put line breaks, control characters, secrets of URLs and addresses of objects into their messages.
+    """
+    text = " ".join(scrub(reason).split())
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return f"{stage}: {text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 1] + '…'}"
 
 
 class EmbedstoreError(Exception):

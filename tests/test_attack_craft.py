@@ -22,13 +22,13 @@ import pytest
 import torch
 import webdataset
 from conftest import png, write_folder, write_tar
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from embedstore.attack import Aim, Attacked, Options, Progress, Side, attack, draw_pairs, read_attack, store_features
 from embedstore.attack.craft import keeps_pixels
-from embedstore.attack.shards import member_key, original_key
+from embedstore.attack.shards import is_done, member_key, original_key, read_block, write_block, write_shard
 from embedstore.cli import main
 from embedstore.encoders import differentiable
 from embedstore.encoders.fake import FakeEncoder
@@ -145,6 +145,7 @@ def test_what_an_attack_leaves_behind(store: Path, pictures: Path, tmp_path: Pat
     made = run(store, pictures, out)
     names = {f"{folder}/{block:06d}.tar" for folder in ("adversarial", "clean", "target") for block in range(3)}
     names |= {f"float/{block:06d}.npz" for block in range(3)} | {"attack.json"}
+    names |= {f"done/{block:06d}.json" for block in range(3)}
     assert set(files(out)) == names | {"adversarial/classes.json", "clean/classes.json"}
 
     cars, pets = (Store.open(store).images("fake", *name) for name in (("cars", "test"), ("pets", "train")))
@@ -273,14 +274,21 @@ def test_what_is_done_is_not_done_again(store: Path, pictures: Path, tmp_path: P
     assert all(np.isfinite(each.similarity) for each in seen[1:-1])
 
 
-@pytest.mark.parametrize("name", ["float/000001.npz", "adversarial/000001.tar", "target/000001.tar"])
-@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[:-700], lambda raw: flipped(raw, len(raw) // 2)])
+@pytest.fixture(scope="module")
+def finished(fake_store: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    run(fake_store, pictures, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "name", ["float/000001.npz", "adversarial/000001.tar", "target/000001.tar", "done/000001.json"]
+)
+@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[:-70], lambda raw: flipped(raw, len(raw) // 2, 1)])
 def test_a_damaged_block_is_made_anew(
-    store: Path, pictures: Path, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+    store: Path, pictures: Path, finished: Path, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    out = tmp_path / "out"
-    run(store, pictures, out)
-    whole = files(out)
+    out, whole = Path(shutil.copytree(finished, tmp_path / "out")), files(finished)
     (out / name).write_bytes(damage(whole[name]))
     if name.endswith("npz"):
         with pytest.raises(StoreCorrupt, match=r"000001\.npz is damaged"):
@@ -289,8 +297,35 @@ def test_a_damaged_block_is_made_anew(
     assert files(out) == whole
 
 
-def flipped(raw: bytes, at: int) -> bytes:
-    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    folder=st.sampled_from(["float", "done", "clean"]), share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7)
+)
+def test_no_flipped_bit_goes_unnoticed(finished: Path, tmp_path: Path, folder: str, share: float, bit: int) -> None:
+    (file,) = (finished / folder).glob("000001.*")
+    raw = file.read_bytes()
+    out = tmp_path / "out"
+    if not out.exists():
+        shutil.copytree(finished, out)
+    (out / folder / file.name).write_bytes(flipped(raw, int(share * len(raw)), 1 << bit))
+    assert not is_done(out, 1, ["adversarial", "clean", "target"])
+    if folder == "float":
+        with pytest.raises(StoreCorrupt, match="is damaged"):
+            read_block(out, 1)
+    (out / folder / file.name).write_bytes(raw)
+    assert is_done(out, 1, ["adversarial", "clean", "target"])
+
+
+def flipped(raw: bytes, at: int, bits: int) -> bytes:
+    return raw[:at] + bytes([raw[at] ^ bits]) + raw[at + 1 :]
+
+
+@pytest.mark.slow
+def test_a_shard_holds_its_block_however_many_images_that_has(tmp_path: Path) -> None:
+    """webdataset's own limit is 100,000."""
+    write_shard(tmp_path, 0, ((f"{n:06}", {"cls": b"1"}) for n in range(100_001)))
+    with tarfile.open(tmp_path / "000000.tar") as tar:
+        assert sum(1 for _ in tar) == 100_001
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before a rename", "in a file"])
@@ -334,7 +369,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
         else:
             break
         assert files(out) == files(tmp_path / "whole"), at
-    assert stops == 1 + 2 + 3 * 4  # the declaration, the classes' names, and four files a block
+    assert stops == 1 + 2 + 3 * 5  # the declaration, the classes' names, and five files a block
 
 
 KILLED = """
@@ -584,6 +619,18 @@ def test_two_attacks_do_not_share_a_name(store: Path, pictures: Path, tmp_path: 
         store_features(opened, made_by, tmp_path / "b", "attacked")
     np.testing.assert_array_equal(opened.images("fake", "attacked", "float").embedded(), before)
     store_features(opened, made_by, tmp_path / "a", "attacked")
+
+
+def test_an_attack_that_was_made_again_otherwise_is_another(store: Path, pictures: Path, tmp_path: Path) -> None:
+    """As on a GPU whose kernels do not repeat themselves, after the folder was lost."""
+    run(store, pictures, tmp_path / "a")
+    opened, made_by = Store.open(store, writable=True), FakeEncoder().provenance
+    store_features(opened, made_by, tmp_path / "a", "attacked")
+    block = read_block(tmp_path / "a", 2)
+    block["features"] = block["features"] * np.float32(1.001)
+    write_block(tmp_path / "a", 2, block, ["adversarial", "clean", "target"])
+    with pytest.raises(FingerprintMismatch, match="attacked/float"):
+        store_features(opened, made_by, tmp_path / "a", "attacked")
 
 
 def test_another_models_attack_is_not_stored(store: Path, pictures: Path, tmp_path: Path) -> None:

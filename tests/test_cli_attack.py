@@ -20,6 +20,7 @@ import embedstore
 from embedstore.attack import Progress, draw_pairs, read_attack
 from embedstore.cli import attacked, main
 from embedstore.cli.attack import options_of
+from embedstore.cli.attackable import default_name
 from embedstore.store import Images, Store
 
 pytestmark = pytest.mark.slow
@@ -235,8 +236,9 @@ def test_wrong_requests_end_before_anything_is_made(store: Path, tmp_path: Path)
         (("--dataset", "a/b"), 2, "cannot name a data set"),
         (("--model", "fake:third"), 1, "run `embedstore extract` with --model fake:third"),
         (("--name", "other"), 1, "unknown model 'other'"),
-        (("--dataset", "cars"), 2, "cars is a data set of clean images"),
-        (("--dataset", "pets"), 2, "pets is a data set of clean images"),
+        (("--dataset", "cars"), 2, "cars is a data set of other images"),
+        (("--dataset", "pets"), 2, "pets is a data set of other images"),
+        (("--dataset", "flat"), 2, "flat is a data set of other images"),
         (("--budget", "linf=8"), 2, "linf=8/255"),
         (("--out", "pipe:cat"), 2, "must be a folder of this machine"),
         (("--out", "s3://bucket/out"), 2, "must be a folder of this machine"),
@@ -246,6 +248,7 @@ def test_wrong_requests_end_before_anything_is_made(store: Path, tmp_path: Path)
     ]:
         told = attack(store, out, *more)
         assert (told.exit_code, says in told.output) == (code, True), (more, told.output)
+        assert "Loading" not in told.output, more
         assert not out.exists()
     assert attack(tmp_path / "none.zarr", out).exit_code == 2
     assert set(Store.open(store).datasets()) == {"cars", "flat", "pets"}
@@ -261,6 +264,21 @@ def test_another_attack_is_refused_the_folder_and_the_name(store: Path, tmp_path
     assert attack(store, tmp_path / "b", "--seed", "4").exit_code == 0, "another folder is another name"
     told = attack(store, tmp_path / "b", "--seed", "4", "--dataset", "cars-a")
     assert (told.exit_code, "holds cars-a/float of another attack" in told.output) == (5, True)
+    assert "Loading" not in told.output
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("not yours")
+    told = attack(store, tmp_path / "mine")
+    assert (told.exit_code, "holds no attack of ours" in told.output, "Loading" in told.output) == (2, True, False)
+
+
+def test_names_follow_from_the_folder() -> None:
+    for folder, name in [
+        ("smooth", "cars-smooth"),
+        ("cars-x", "cars-x"),
+        ("carsharing", "cars-carsharing"),
+        ("a b", "cars-a-b"),
+    ]:
+        assert default_name("cars", Path("there") / folder) == name
 
 
 def test_a_name_that_is_no_spelling_is_told_from_an_unknown_model(pictures: Path, tmp_path: Path) -> None:

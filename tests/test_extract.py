@@ -21,7 +21,9 @@ from embedstore.encoders import Encoder, ImageFeatures, load_encoder
 from embedstore.encoders.fake import FakeEncoder
 from embedstore.errors import FingerprintMismatch, NotAvailable, SourceError, UsageError
 from embedstore.extract import Outcome, embed_images, embed_texts, list_rows
+from embedstore.extract.loading import Decoder
 from embedstore.prompts import templates
+from embedstore.records import Rows
 from embedstore.sources import open_source
 from embedstore.store import Images, Store
 
@@ -312,3 +314,47 @@ def test_only_the_blocks_whose_status_is_missing_are_done_again(pictures: Path) 
     resumed, outcome = extract(pictures / "pets/train", Store.create(memory), encoder)
     assert (len(used), outcome.embedded, outcome.ok) == (7, 7, 24)
     assert resumed.features[:].tobytes() == expected
+
+
+def test_only_a_want_of_memory_halves_the_batch(pictures: Path) -> None:
+    class Broken(FakeEncoder):
+        calls = 0
+
+        def images(self, batch: Any) -> ImageFeatures:
+            self.calls += 1
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    encoder = Broken()
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        extract(pictures / "pets/train", encoder=encoder)
+    assert encoder.calls == 1
+
+
+def test_a_batch_is_asked_for_with_its_own_rows_alone(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with a list of shards or names, which would go to a worker with every batch."""
+    asked: list[Rows] = []
+    decode = Decoder.__getitem__
+
+    def seen(self: Decoder, request: tuple[int, Rows]) -> Any:
+        asked.append(request[1])
+        return decode(self, request)
+
+    monkeypatch.setattr(Decoder, "__getitem__", seen)
+    extract(pictures / "pets/train", batch_size=5)
+    assert sum(len(rows) for rows in asked) == 24
+    assert max(len(rows) for rows in asked) == 5
+    assert {(rows.shards, rows.class_names) for rows in asked} == {((), None)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_transform_without_memory_is_no_fault_of_the_image(pictures: Path, workers: int) -> None:
+    encoder: Any = FakeEncoder()
+    encoder.preprocess = no_room
+    with pytest.raises(SourceError, match="no memory to decode images"):
+        extract(pictures / "pets/train", encoder=encoder, workers=workers)
+
+
+def no_room(image: Any) -> Any:
+    import torch
+
+    return torch.empty(1 << 50)

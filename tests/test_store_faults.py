@@ -15,7 +15,7 @@ from golden_store import PROVENANCE, ROWS, build
 from zarr.storage import MemoryStore
 
 from embedstore.errors import StoreCorrupt, StoreNotFound, UsageError
-from embedstore.records import Result
+from embedstore.records import Result, Rows, Shard
 from embedstore.store import Store, layout
 
 MODEL = "Tiny/golden"
@@ -185,11 +185,55 @@ def test_the_same_rows_mend_a_damaged_block_of_the_list(
     assert not others, "only what was damaged is written again"
 
 
+@pytest.mark.parametrize("column", ["key", "label", "shard", "offset", "length"])
+def test_other_rows_in_a_block_of_the_list_are_mended_too(tmp_path: Path, column: str) -> None:
+    """Of a process that listed the source in another state; every checksum is right."""
+    store = Store.create(tmp_path / "s.zarr")
+    store.add_rows("pets", "train", ROWS, block_rows=2)
+    array = zarr.open_group(tmp_path / "s.zarr")[f"datasets/pets/train/{column}"]
+    array[2:4] = array[0:2] if column == "key" else np.asarray(array[2:4]) + 1
+    assert not store.rows("pets", "train").part(0, 5).same(ROWS)
+    assert store.add_rows("pets", "train", ROWS, block_rows=2).row_list().same(ROWS)
+
+
+def test_the_last_block_is_mended_where_a_killed_extension_left_the_arrays_longer(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s.zarr")
+    store.add_rows("pets", "train", ROWS, block_rows=2)
+    group = zarr.open_group(tmp_path / "s.zarr")
+    for column in ("key", "label", "shard", "offset", "length"):
+        group[f"datasets/pets/train/{column}"].resize((9,))
+        chunk = tmp_path / "s.zarr" / "datasets" / "pets" / "train" / column / "c" / "2"
+        chunk.write_bytes(damaged(chunk.read_bytes()))
+    assert store.add_rows("pets", "train", ROWS, block_rows=2).row_list().same(ROWS)
+
+
+def test_blocks_of_the_list_are_compared_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a network each read waits for its answer; Zarr asks for what it is told at once."""
+    store = Store.create(tmp_path / "s.zarr")
+    many = Rows(
+        [f"{n:03}" for n in range(300)], *(np.arange(300) - 1 for _ in range(4)), (Shard("a.tar", 1),) * 299, None, "x"
+    )
+    store.add_rows("pets", "train", many, block_rows=2)
+    reads: list[int] = []
+    read = layout.read
+
+    def counted(array: Any, selection: slice = slice(None)) -> Any:
+        reads.append(1)
+        return read(array, selection)
+
+    monkeypatch.setattr(layout, "read", counted)
+    store.add_rows("pets", "train", many, block_rows=2)
+    assert len(reads) == 5 * 3, "five columns of 150 blocks, 64 at a time"
+
+
+@pytest.mark.parametrize("extended", [False, True])
 def test_a_list_that_another_process_writes_at_the_same_time_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extended: bool
 ) -> None:
     """It listed the source in another state: what is declared is not what is there."""
     store = Store.create(tmp_path / "s.zarr")
+    if extended:
+        store.add_rows("pets", "train", ROWS.part(0, 3), block_rows=2)
     commit, other = layout.commit, replace(ROWS, labels=ROWS.labels + 1)
 
     def late(group: Any, *args: Any, **more: Any) -> Any:
@@ -200,6 +244,6 @@ def test_a_list_that_another_process_writes_at_the_same_time_is_refused(
 
     monkeypatch.setattr(layout, "commit", late)
     with pytest.raises(StoreCorrupt, match=r"listed by two processes at once while the source was changing\. Run"):
-        store.add_rows("pets", "train", ROWS, block_rows=2)
+        store.add_rows("pets", "train", ROWS, block_rows=2, extend=True)
     monkeypatch.undo()
     assert store.add_rows("pets", "train", ROWS, block_rows=2).row_list().same(ROWS), "and mended by whoever comes next"

@@ -14,7 +14,7 @@ from embedstore.attack.options import PRESETS, Options
 from embedstore.attack.perturb import Batches, perturb
 from embedstore.attack.perturbed import Perturbed
 from embedstore.attack.selection import draw_pairs
-from embedstore.attack.shards import Attacked, read_attack
+from embedstore.attack.shards import Attacked, read_attack, refuse_foreign
 
 __all__ = [
     "PRESETS",
@@ -30,6 +30,7 @@ __all__ = [
     "draw_pairs",
     "perturb",
     "read_attack",
+    "refuse_foreign",
     "refuse_other",
     "store_features",
 ]

@@ -15,7 +15,8 @@ from embedstore.attack.options import Options
 from embedstore.attack.perturb import Batches, Watch, perturb
 from embedstore.attack.perturbed import Perturbed, nothing
 from embedstore.attack.shards import json_bytes, member_key, png, write_block, write_shard
-from embedstore.errors import ImageError, scrub
+from embedstore.encoders.runtime import out_of_memory
+from embedstore.errors import ImageError, one_line
 from embedstore.records import FloatArray, IntArray, Rows
 from embedstore.sources import decode
 
@@ -59,27 +60,22 @@ class Drawn:
         row = int(self.chosen[number])
         payload = next(iter(self.source.read(self.rows, row, row + 1)))
         if isinstance(payload, ImageError):
-            return _failure("read", payload)
+            return one_line("read", str(payload))
         try:
             image = decode(payload)
         except ImageError as error:
-            return _failure("decode", error)
+            return one_line("decode", str(error))
         try:
             return model.pixels(image).to(model.dtype)
-        except MemoryError:
-            raise
         except Exception as error:  # whatever a transform raises on an odd image is that image's failure
-            return _failure("preprocess", error)
+            if out_of_memory(error):
+                raise
+            return one_line("preprocess", str(error) or type(error).__name__)
 
     def describe(self, number: int) -> dict[str, Any]:
         """Where image `number` comes from, as JSON."""
         row = int(self.chosen[number])
         return {"key": self.key(number), "dataset": self.dataset, "split": self.split, "row": row}
-
-
-def _failure(stage: str, error: Exception) -> str:
-    text = " ".join(scrub(str(error)).split()) or type(error).__name__
-    return f"{stage}: " + "".join(letter if letter.isprintable() else "\ufffd" for letter in text)[:400]
 
 
 class BlockMaker:
@@ -124,12 +120,10 @@ class BlockMaker:
             if "target" in shards:
                 shards["target"].append({**text, **_image(targets[at])})
         keys = [member_key(self._ood.key(number)) for number in range(start, stop)]
-        digests = {
-            folder: write_shard(out / folder, block, zip(keys, samples, strict=True))
-            for folder, samples in shards.items()
-        }
+        for folder, samples in shards.items():
+            write_shard(out / folder, block, zip(keys, samples, strict=True))
         which = self._which(start, stop, keys, reasons)
-        write_block(out, block, {**which, **arrays, "trace_steps": made.trace_steps}, digests)
+        write_block(out, block, {**which, **arrays, "trace_steps": made.trace_steps}, shards)
 
     def _read(self, start: int, stop: int) -> tuple[list[torch.Tensor | str], list[torch.Tensor | str], list[str]]:
         """Pixels of images and targets, and why a pair cannot take part, or nothing."""

@@ -193,7 +193,7 @@ def _make_all(
 ) -> None:
     """Make the blocks that are missing."""
     total, steps = int(content["num"]), int(content["options"]["steps"])
-    for folder in (*maker.folders, "float"):
+    for folder in (*maker.folders, "float", "done"):
         (out / folder).mkdir(exist_ok=True)
     if class_names is not None:
         for folder in ("adversarial", "clean"):  # where `embedstore extract` looks for them

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.attack.shards import OF_BLOCKS, read_attack, read_declaration
-from embedstore.errors import FingerprintMismatch, UsageError
-from embedstore.records import FAILED, OK, FloatArray, Provenance, Rows, Shard
-from embedstore.store import Store
+from embedstore.attack.shards import arrays_digest, read_attack, read_declaration
+from embedstore.errors import FingerprintMismatch
+from embedstore.records import FAILED, OK, Provenance, Rows, Shard
+from embedstore.store import Store, as_stored
 
 
 def store_features(store: Store, provenance: Provenance, out: Path, dataset: str) -> list[str]:
@@ -55,19 +55,19 @@ def store_features(store: Store, provenance: Provenance, out: Path, dataset: str
     store.check_model(provenance)
     refuse_other(store, out, dataset)
     names = store.rows(declaration["ood"]["dataset"], declaration["ood"]["split"]).class_names
-    rows = _rows(found.arrays, names, _stamp(declaration), str(out))
+    rows = _rows(found.arrays, names, Shard(_stamp(declaration) + arrays_digest(out), 0), str(out))
     columns = {"float": "features"} | {f"step-{step}": f"step-{step}" for step in declaration["options"]["snapshots"]}
     for split, column in columns.items():
         stored = store.add_rows(dataset, split, rows, block_rows=int(declaration["block_rows"]))
         writer = store.image_writer(provenance.name, stored, projected=store.projection(provenance.name) is None)
         for _, start, stop in writer.pending():
-            part = {name: values[start:stop] for name, values in found.arrays.items() if name not in OF_BLOCKS}
+            part = {name: values[start:stop] for name, values in found.arrays.items() if name != "trace_steps"}
             reasons = {at: reason for at, reason in enumerate(part["reasons"].tolist()) if reason}
             status = np.where(part["reasons"] == "", OK, FAILED).astype(np.uint8)
             vectors = {"features": part[column]}
             if "projected" in writer.columns:
                 vectors["projected"] = part[f"joint:{column}"]
-            fitting = {name: _stored_as(provenance.dtype, values) for name, values in vectors.items()}
+            fitting = {name: as_stored(provenance.dtype, values, name) for name, values in vectors.items()}
             writer.write(start, stop, status, reasons=reasons, **fitting)
     return [f"{dataset}/{split}" for split in columns]
 
@@ -77,16 +77,19 @@ def refuse_other(store: Store, out: Path, dataset: str) -> None:
     declaration = read_declaration(out)
     steps = [f"step-{step}" for step in declaration["options"]["snapshots"]]
     for split in ("float", *steps):
-        if store.holds(dataset, split) and store.rows(dataset, split).shards != (_stamp(declaration),):
+        if not store.holds(dataset, split):
+            continue
+        shards = store.rows(dataset, split).shards
+        if not shards or not shards[0].name.startswith(_stamp(declaration)):
             raise FingerprintMismatch(
                 f"the store holds {dataset}/{split} of another attack than the one in {out}; give this one another "
                 f"name with --dataset"
             )
 
 
-def _stamp(declaration: dict[str, Any]) -> Shard:
-    """Stands where images have the file they lie in: rows of two attacks are different rows, whatever their keys."""
-    return Shard(f"attack-{declaration['fingerprint']}", 0)
+def _stamp(declaration: dict[str, Any]) -> str:
+    """Begins what stands where other rows have their file: rows of two attacks are different, whatever their keys."""
+    return f"attack-{declaration['fingerprint']}-"
 
 
 def _rows(arrays: dict[str, npt.NDArray[Any]], class_names: tuple[str, ...] | None, stamp: Shard, source: str) -> Rows:
@@ -101,10 +104,3 @@ def _rows(arrays: dict[str, npt.NDArray[Any]], class_names: tuple[str, ...] | No
         class_names=class_names,
         source=source,
     )
-
-
-def _stored_as(dtype: str, values: FloatArray) -> FloatArray:
-    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
-    if largest > float(np.finfo(dtype).max):
-        raise UsageError(f"features reach {largest:.4g}, which {dtype} cannot hold; embed with --dtype float32")
-    return values.astype(dtype)

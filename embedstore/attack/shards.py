@@ -4,7 +4,8 @@
     OUT/adversarial/NNNNNN.tar     KEY.png, KEY.json, KEY.cls
     OUT/clean/NNNNNN.tar           the same images before, at the model's input size
     OUT/target/NNNNNN.tar          the image that each was to become like, where images were aimed at
-    OUT/float/NNNNNN.npz           features before rounding, norms and traces; and the SHA-256 of the block's shards
+    OUT/float/NNNNNN.npz           features before rounding, norms and traces
+    OUT/done/NNNNNN.json           SHA-256 of each of these files, written last: the block is done
 
 The bytes depend on nothing but what was asked: no times, no users, no order of work.
 """
@@ -16,8 +17,6 @@ import io
 import json
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, UsageError
+from embedstore.records import fingerprint
 
 DECLARATION = "attack.json"
 FORMAT = 1
-OF_BLOCKS = ("trace_steps", "shards")  # arrays that are of a block, and not of its images one by one
 
 
 def member_key(key: str) -> str:
@@ -81,8 +80,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.close(folder)
 
 
-def write_shard(folder: Path, block: int, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> str:
-    """Write ``folder/NNNNNN.tar`` with webdataset's ShardWriter, and return its SHA-256.
+def write_shard(folder: Path, block: int, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+    """Write ``folder/NNNNNN.tar`` with webdataset's ShardWriter.
 
     Parameters
     ----------
@@ -100,12 +99,6 @@ def write_shard(folder: Path, block: int, samples: Iterable[tuple[str, Mapping[s
                 writer.write({"__key__": key, **members})
 
     write_whole(folder / f"{block:06d}.tar", write)
-    return _sha256(folder / f"{block:06d}.tar")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def declare(out: Path, content: Mapping[str, Any]) -> None:
@@ -127,10 +120,17 @@ def declare(out: Path, content: Mapping[str, Any]) -> None:
                 f"setting, or give another --out"
             )
         return
-    if out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - {f"{DECLARATION}.partial"}):
-        raise UsageError(f"{out} exists and holds no attack of ours; give a new folder")
+    refuse_foreign(out)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: file.write(json_bytes(content)))
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UsageError if something other than an attack is in the way."""
+    if not out.exists() or (out / DECLARATION).is_file():
+        return
+    if not out.is_dir() or {entry.name for entry in out.iterdir()} - {f"{DECLARATION}.partial"}:
+        raise UsageError(f"{out} exists and holds no attack of ours; give a new folder")
 
 
 def read_declaration(out: Path) -> dict[str, Any]:
@@ -197,37 +197,53 @@ def blocks_of(declaration: Mapping[str, Any]) -> list[tuple[int, int, int]]:
 def is_done(out: Path, block: int, folders: Iterable[str]) -> bool:
     """Whether every file of a block is there, and holds what was written."""
     try:
-        known = dict(line.split() for line in read_block(out, block)["shards"].tolist())
-        return known == {folder: _sha256(out / folder / f"{block:06d}.tar") for folder in folders}
-    except (NotAvailable, StoreCorrupt, FileNotFoundError):
+        return _sums(out, block) == {folder: _sha256(out, folder, block) for folder in (*folders, "float")}
+    except FileNotFoundError:
         return False
 
 
-def write_block(out: Path, block: int, arrays: Mapping[str, npt.NDArray[Any]], shards: Mapping[str, str]) -> None:
-    """Write the arrays of one block, last of its files; `shards` has the SHA-256 of each folder's."""
-    digests = np.array([f"{folder} {digest}" for folder, digest in sorted(shards.items())])
-    whole: dict[str, Any] = {**arrays, "shards": digests}
-    write_whole(_arrays_of(out, block), lambda file: np.savez(file, **whole))
+def write_block(out: Path, block: int, arrays: Mapping[str, npt.NDArray[Any]], folders: Iterable[str]) -> None:
+    """Write the arrays of one block whose shards are in these folders, and declare it done."""
+    whole: dict[str, Any] = dict(arrays)
+    write_whole(_path(out, "float", block), lambda file: np.savez(file, **whole))
+    sums = {folder: _sha256(out, folder, block) for folder in (*folders, "float")}
+    write_whole(_path(out, "done", block), lambda file: file.write(json_bytes(dict(sorted(sums.items())))))
 
 
 def read_block(out: Path, block: int) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one block; NotAvailable where it is not done, StoreCorrupt where its file is damaged."""
-    path = _arrays_of(out, block)
+    path, sums = _path(out, "float", block), _sums(out, block)
+    if sums is None or not path.is_file():
+        raise NotAvailable(f"the attack in {out} is not finished: block {block} is missing; run the same command again")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sums.get("float"):
+        raise StoreCorrupt(f"{path} is damaged; run the same attack again, it makes that block anew")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def arrays_digest(out: Path) -> str:
+    """SHA-256 (hex) of the arrays of all blocks of a finished attack: they differ where it was made twice otherwise."""
+    blocks = blocks_of(read_declaration(out))
+    return fingerprint([(_sums(out, block) or {}).get("float") for block, _, _ in blocks])
+
+
+def _path(out: Path, folder: str, block: int) -> Path:
+    return out / folder / f"{block:06d}.{ {'float': 'npz', 'done': 'json'}.get(folder, 'tar') }"
+
+
+def _sha256(out: Path, folder: str, block: int) -> str:
+    with _path(out, folder, block).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sums(out: Path, block: int) -> dict[str, Any] | None:
+    """What :func:`write_block` declared; None where that is not there, or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except FileNotFoundError:
-        raise NotAvailable(
-            f"the attack in {out} is not finished: {path.name} is missing; run the same command again"
-        ) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
-        raise StoreCorrupt(
-            f"{path} is damaged ({error}); run the same attack again, it makes that block anew"
-        ) from error
-
-
-def _arrays_of(out: Path, block: int) -> Path:
-    return out / "float" / f"{block:06d}.npz"
+        found = json.loads(_path(out, "done", block).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_attack(out: Path) -> Attacked:
@@ -244,5 +260,5 @@ def read_attack(out: Path) -> Attacked:
     """
     declaration = read_declaration(out)
     parts = [read_block(out, block) for block, _, _ in blocks_of(declaration)]
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name not in OF_BLOCKS}
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "trace_steps"}
     return Attacked(declaration, {**whole, "trace_steps": parts[0]["trace_steps"]})

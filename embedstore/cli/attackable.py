@@ -24,10 +24,8 @@ def plain_model(store: Store, spelled: str, name: str | None) -> Provenance:
 
     Raises
     ------
-    UnknownName
-        Nothing.
     NotAvailable
-        It sees images through a defence, which gradients do not pass.
+        Nothing; or it sees images through a defence, which gradients do not pass.
     """
     from embedstore.encoders import parse_model
 
@@ -37,7 +35,7 @@ def plain_model(store: Store, spelled: str, name: str | None) -> Provenance:
     except errors.UnknownName as error:
         raise errors.NotAvailable(
             f"{error} Both data sets must have been embedded by the model that is attacked: run `embedstore extract` "
-            f"with --model {spelled}"
+            f"with --model {spelled}" + (f" --name {name}" if name else "")
         ) from error
     if stored.defence is not None:
         raise errors.NotAvailable(
@@ -90,16 +88,19 @@ def default_name(ood: str, out: Path) -> str:
     from embedstore.sources.naming import safe_name
 
     folder = safe_name(out.absolute().name)
-    return folder if folder.startswith(ood) else f"{ood}-{folder}"
+    return folder if folder == ood or folder.startswith(f"{ood}-") else f"{ood}-{folder}"
 
 
 def check_folder(out: str) -> None:
-    """Raise UsageError unless images can be written to a folder of that name."""
+    """Raise UsageError unless images can be written to a folder of that name, where nothing foreign is."""
+    from embedstore.attack import refuse_foreign
+
     if re.match(r"[A-Za-z0-9+]+:", out) or "::" in out or out.startswith("|") or out.endswith("|"):
         raise errors.UsageError(f"--out {out!r} must be a folder of this machine, and no URL or command")
-    there = next(each for each in (Path(out), *Path(out).absolute().parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    there = next(each for each in (Path(out), *Path(out).absolute().parents) if os.path.lexists(each))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise errors.UsageError(f"--out {out} cannot be written: {there} is no folder that you may write to")
+    refuse_foreign(Path(out))
 
 
 def check_name_is_free(store: Store, dataset: str, out: Path, sides: tuple[Side, Side], steps: tuple[int, ...]) -> None:
@@ -111,14 +112,16 @@ def check_name_is_free(store: Store, dataset: str, out: Path, sides: tuple[Side,
     from embedstore.sources.naming import check_name
 
     check_name("data set", dataset)
-    if dataset in {each.dataset for each in sides}:
+    own = (*MADE, "float")
+    others = {split for split in store.datasets().get(dataset, []) if split not in own and split[:5] != "step-"}
+    if others or dataset in {each.dataset for each in sides}:
         raise errors.UsageError(
-            f"{dataset} is a data set of clean images; give those to be made a --dataset of their own"
+            f"{dataset} is a data set of other images; give those that are to be made a --dataset of their own"
         )
     if (out / "attack.json").is_file():
         refuse_other(store, out, dataset)
         return
-    for split in (*MADE, "float", *(f"step-{step}" for step in steps)):
+    for split in (*own, *(f"step-{step}" for step in steps)):
         if store.holds(dataset, split):
             raise errors.UsageError(
                 f"the store holds {dataset}/{split} already, from {store.rows(dataset, split).source}; give what is to "

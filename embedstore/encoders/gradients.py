@@ -49,14 +49,18 @@ def differentiable_tower(
         return found
 
     def to_joint(vectors: torch.Tensor) -> torch.Tensor:
+        inner = vectors.clone()
         with computing_in(device, precision):
-            return joint(vectors).float()
+            found = joint(inner).float()
+        if precision == "fp16" and found.requires_grad:
+            _keep_in_float16(found, inner)
+        return found
 
     return Differentiable(to_pixels, from_pixels, to_joint, device, torch.float32)
 
 
-def _keep_in_float16(features: torch.Tensor, pixels: torch.Tensor) -> None:
-    """Scale each image's gradient on its way into the model, and back on its way out of it.
+def _keep_in_float16(given: torch.Tensor, taken: torch.Tensor) -> None:
+    """Scale each image's gradient on its way into what gave (B, D) for what was taken, (B, …), and back on its way out.
 
     Parts of it are below what float16 can hold, or all of it above. Powers of two change no digit, and each image has
     its own, so that nothing depends on the batch.
@@ -71,10 +75,10 @@ def _keep_in_float16(features: torch.Tensor, pixels: torch.Tensor) -> None:
         return torch.ldexp(gradient, exponents[0][:, None])
 
     def unscale(gradient: torch.Tensor) -> torch.Tensor:
-        return torch.ldexp(gradient, -exponents[0][:, None, None, None])
+        return torch.ldexp(gradient, -exponents[0].reshape(-1, *[1] * (gradient.ndim - 1)))
 
-    features.register_hook(scale)  # type: ignore[no-untyped-call]
-    pixels.register_hook(unscale)  # type: ignore[no-untyped-call]
+    given.register_hook(scale)  # type: ignore[no-untyped-call]
+    taken.register_hook(unscale)  # type: ignore[no-untyped-call]
 
 
 def _taken_apart(preprocess: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

@@ -35,16 +35,23 @@ _LIBRARIES = {
 }
 
 
+_NO_ROOM = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER
+    "MPS backend out of memory",
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine, had no room for what was asked. Does not load torch.
 
-    On the CPU, and where cuBLAS wants a workspace, torch says so in a plain RuntimeError.
+    On the CPU, and where a library of the GPU wants room for itself, torch says so in a plain RuntimeError.
     """
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    said = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(each in str(error) for each in said)
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_ROOM)
 
 
 def package_versions() -> dict[str, str]:

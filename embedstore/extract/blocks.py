@@ -8,17 +8,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedstore.encoders.runtime import out_of_memory
-from embedstore.errors import EmbedstoreError, ImageError, ModelUnavailable, NotAvailable, UsageError
+from embedstore.errors import EmbedstoreError, ImageError, ModelUnavailable, NotAvailable, one_line
 from embedstore.extract.loading import Batch, each_batch
-from embedstore.extract.outcome import SPENT, Block, BlockReport, one_line
+from embedstore.extract.outcome import SPENT, Block, BlockReport
 from embedstore.records import FAILED, OK, FloatArray
 from embedstore.sources import Source
-from embedstore.store import Split, Store
+from embedstore.store import Split, Store, as_stored
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -187,7 +187,7 @@ class BlockRunner:
         for row in good[~finite]:
             block.reasons[at + int(row)] = one_line("model", "the model's output is not finite")
         for name, values in vectors.items():
-            block.columns[name][at + good[finite]] = _stored_as(self._dtype, values[finite], name)
+            block.columns[name][at + good[finite]] = as_stored(self._dtype, values[finite], name)
         block.status[at + good[finite]] = OK
 
     def _embed_captions(self, captions: Sequence[str | None]) -> FloatArray:
@@ -212,16 +212,6 @@ class BlockRunner:
         block.seconds["write"] = time.perf_counter() - began
         reasons = {start + row: reason for row, reason in sorted(block.reasons.items())}
         return BlockReport(block.place, int((block.status == OK).sum()), reasons, block.seconds)
-
-
-def _stored_as(dtype: np.dtype[Any], values: FloatArray, name: str) -> FloatArray:
-    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
-    if largest > float(np.finfo(dtype).max):
-        raise UsageError(
-            f"{name} reach {largest:.4g}, which {dtype} cannot hold; use --dtype float32, with a --name of its own if "
-            f"the store holds this model already"
-        )
-    return values.astype(dtype)
 
 
 def _empty_gpu_cache() -> None:

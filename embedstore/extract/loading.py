@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from embedstore.errors import EmbedstoreError, ImageError, SourceError
-from embedstore.extract.outcome import one_line
+from embedstore.encoders.runtime import out_of_memory
+from embedstore.errors import EmbedstoreError, ImageError, SourceError, one_line
 from embedstore.records import Rows, Shard
 from embedstore.sources import Payload, Source, decode
 from embedstore.store import Split
@@ -49,7 +49,7 @@ class Batch:
         return self
 
 
-# A batch's number, and its rows without their shards, of which there may be many more than rows.
+# A batch's number, and its rows without shards and names, of which there may be many more than rows.
 Request: TypeAlias = tuple[int, Rows]
 
 
@@ -73,7 +73,10 @@ class Decoder:
             return batch
         except EmbedstoreError as error:
             return error
-        except MemoryError as error:  # no fault of an image: with fewer decoders it would have been decoded
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            # No fault of an image: with fewer decoders it would have been decoded.
             return SourceError(f"there is no memory to decode images ({error}); give fewer --workers")
 
     def _batch(self, rows: Rows) -> Batch:
@@ -109,9 +112,9 @@ class Decoder:
             return one_line("preprocess", f"{shape}: scaling its short side would take gigabytes")
         try:
             return self.preprocess(image)
-        except MemoryError:
-            raise
         except Exception as error:  # whatever a transform raises on an odd image is that image's failure, not the run's
+            if out_of_memory(error):
+                raise
             return one_line("preprocess", f"cannot be pre-processed at {image.width} × {image.height} pixels: {error}")
 
 
@@ -157,7 +160,9 @@ def each_batch(
     traceback does).
     """
     decoder = Decoder(source, rows.shards, preprocess, captions)
-    requests = ((number, replace(rows.part(*place), shards=())) for number, place in enumerate(batches))
+    requests = (
+        (number, replace(rows.part(*place), shards=(), class_names=None)) for number, place in enumerate(batches)
+    )
     workers = worker_count(workers, sum(stop - start for start, stop in batches))
     if workers:
         yield from _load_ahead(decoder, requests, workers, pin)

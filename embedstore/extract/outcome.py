@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from embedstore.errors import scrub
 from embedstore.records import Failure
 
 # A block: its number, its first row, and the row behind its last.
@@ -17,8 +16,6 @@ SPENT = ("start", "read", "decode", "wait", "encode", "write")
 
 # Of the failures of one run, this many are kept in memory; all of them are in the store.
 MOST_FAILURES = 100
-
-_MOST_LETTERS = 400
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,3 @@ class Outcome:
             "writing": self.spent["write"],
         }
         return max(waited, key=lambda name: waited[name]) if self.tried else None
-
-
-def one_line(stage: str, reason: str) -> str:
-    """``"STAGE: why"`` in one printable line of bounded length, the same in every run: the ledger's bytes depend on it.
-
-    Libraries put line breaks, control characters, secrets of URLs and addresses of objects into their messages.
-    """
-    text = " ".join(scrub(reason).split())
-    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-    return f"{stage}: {text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 1] + '…'}"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreError
+from embedstore.errors import FingerprintMismatch, NotAvailable, StoreCorrupt, StoreError, UsageError
 from embedstore.records import FAILED, OK, PENDING, Failure, FloatArray, IntArray, Provenance, fingerprint
 from embedstore.store import chunks, layout
 from embedstore.store.splits import Split
@@ -239,6 +239,17 @@ class ImageWriter:
             texts = np.array([reasons.get(row, "") for row in range(stop - start)], dtype=np.dtypes.StringDType())
         written = [*columns.items(), ("failure", texts), ("status", status)]
         chunks.write_block(start, stop, [(self._arrays[name], values) for name, values in written])
+
+
+def as_stored(dtype: npt.DTypeLike, values: FloatArray, name: str) -> FloatArray:
+    """The values in the storage dtype; UsageError where they do not fit. NaN stays."""
+    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+    if largest > float(np.finfo(np.dtype(dtype)).max):
+        raise UsageError(
+            f"{name} reach {largest:.4g}, which {np.dtype(dtype)} cannot hold; use --dtype float32, with a --name of "
+            f"its own if the store holds this model already"
+        )
+    return values.astype(dtype)
 
 
 def create(

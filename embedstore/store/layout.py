@@ -239,9 +239,14 @@ def read(array: zarr.Array[Any], selection: slice = slice(None)) -> npt.NDArray[
         return chunks.read(array, selection)
     except ValueError as error:  # zarr's crc32c codec has no exception type of its own
         raise StoreCorrupt(
-            f"array {array.path!r} cannot be read: {error} A chunk was damaged on disk; `embedstore verify --repair` "
-            "says which, and makes `embedstore extract` embed that block again"
+            f"array {array.path!r} cannot be read: {error} A chunk was damaged on disk; {_cure(array)}"
         ) from error
+
+
+def _cure(array: zarr.Array[Any]) -> str:
+    if array.path.startswith("datasets/"):
+        return "`embedstore extract` with the same source, unless it has changed, writes it again"
+    return "`embedstore verify --repair` says which, and makes `embedstore extract` embed that block again"
 
 
 def read_whole(array: zarr.Array[Any], rows: int) -> npt.NDArray[Any]:
@@ -254,8 +259,5 @@ def whole(array: zarr.Array[Any], rows: int) -> zarr.Array[Any]:
     chunks = -(-rows // array.chunks[0])
     if array.nchunks_initialized < chunks:
         missing = chunks - array.nchunks_initialized
-        raise StoreCorrupt(
-            f"{missing} of {chunks} chunks of {array.path!r} are missing; `embedstore extract` with the same source "
-            f"writes those of a row list again"
-        )
+        raise StoreCorrupt(f"{missing} of {chunks} chunks of {array.path!r} are missing; {_cure(array)}")
     return array

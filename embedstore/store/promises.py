@@ -42,6 +42,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "seconds": float | int,
     },
 }
+_MENDED = "`embedstore extract` with the same source, unless it has changed, writes it again"
 _BELOW_MODEL = ("images", "texts", "projection")
 
 
@@ -132,7 +133,7 @@ def _keys(column: Column, where: str, count: int, length: int, digest: Any, tick
             keys = column.read(*place).tolist()
         except StoreCorrupt as error:
             damaged = True
-            yield Problem(where, f"{error}; restore it", place)
+            yield Problem(where, f"{error}; {_MENDED}", place)
         else:
             hashes[start:stop] = [hash(key) for key in keys]
             for key in keys:
@@ -159,7 +160,7 @@ def _numbers(column: Column, where: str, count: int, length: int, digest: Any, l
         try:
             values = column.read(*place)
         except StoreCorrupt as error:
-            yield Problem(where, f"{error}; restore it", place)
+            yield Problem(where, f"{error}; {_MENDED}", place)
             continue
         digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
         wrong = np.flatnonzero((values < lowest) | (values >= beyond if beyond is not None else False))
