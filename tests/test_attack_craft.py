@@ -293,8 +293,10 @@ def test_a_damaged_block_is_made_anew(
     if name.endswith("npz"):
         with pytest.raises(StoreCorrupt, match=r"000001\.npz is damaged"):
             read_attack(out)
-    run(store, pictures, out)
+    seen: list[Progress] = []
+    run(store, pictures, out, progress=seen.append)
     assert files(out) == whole
+    assert seen[-1].notes == ("6 of 10 images are done already", f"block 1 of {out} is damaged, and is made anew")
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -429,9 +431,13 @@ def test_foreign_folders_are_left_alone(store: Path, pictures: Path, tmp_path: P
         run(store, pictures, tmp_path / "file")
     with pytest.raises(NotAvailable, match="there is no attack in"):
         read_attack(tmp_path)
-    for text, message in (("{", "damaged"), ("[]", "format 1"), ('{"format": 2}', "format 1")):
+    for text, kind, message in (
+        ("{", StoreCorrupt, "damaged"),
+        ("[]", UsageError, "format 1"),
+        ('{"format": 2}', UsageError, "format 1"),
+    ):
         (tmp_path / "attack.json").write_text(text)
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(kind, match=message):
             read_attack(tmp_path)
 
 

@@ -188,9 +188,11 @@ def test_towards_a_stored_probe(store: Path, tmp_path: Path) -> None:
     probe = ("probe", "--store", store, "--model", "fake", "--id", "pets", "--ood", "cars", "--method", "linear", "-q")
     assert run(*probe).exit_code == 0
     assert run(*probe, "--shots", "2").exit_code == 0, "a newer one, but not of the defaults"
+    assert run(*probe, "--seed", "4").exit_code == 0, "a newer one of the defaults, but of another seed"
     clean, perturbed, rows = attacked_towards(store, tmp_path, "probe")
     assert (rows == -1).all()
-    (result,) = [each for each in Store.open(store).results() if each.method == "linear" and not each.variant]
+    linear = [each for each in Store.open(store).results() if each.method == "linear" and not each.variant]
+    (result,) = [each for each in linear if each.params["seed"] == 0]
     weights = {name: np.asarray(result.weights[name], dtype=np.float64) for name in result.weights}
 
     def energy(images: Images) -> Any:
@@ -265,6 +267,11 @@ def test_another_attack_is_refused_the_folder_and_the_name(store: Path, tmp_path
     told = attack(store, tmp_path / "b", "--seed", "4", "--dataset", "cars-a")
     assert (told.exit_code, "holds cars-a/float of another attack" in told.output) == (5, True)
     assert "Loading" not in told.output
+    told = attack(store, tmp_path / "c", ood="cars-a:float")
+    assert (told.exit_code, "has no images: it holds features that an attack made" in told.output) == (1, True)
+    (tmp_path / "a" / "attack.json").write_text("{")
+    told = attack(store, tmp_path / "a")
+    assert (told.exit_code, "attack.json is damaged" in told.output) == (5, True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("not yours")
     told = attack(store, tmp_path / "mine")
@@ -352,6 +359,13 @@ def test_progress_says_step_loss_and_similarity(
         assert (said in text, "8/20" in text, "cars [1]" in text) == (True, True, True)
     else:
         assert text.splitlines() == [f"cars [1]: 8 of 20 images, {said}"] * lines
+
+
+def test_an_energy_is_called_one() -> None:
+    to = Console(file=io.StringIO(), force_terminal=True, width=120, highlight=False)
+    with attacked.watching(to, "cars", "energy") as progress:
+        progress(Progress(done=8, total=20, step=30, steps=250, loss=-12.5, similarity=12.5))
+    assert "loss -12.5000, energy 12.5000" in to.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_what_was_found_done_has_no_loss() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from embedstore.attack.shards import (
     is_done,
     json_bytes,
     read_attack,
+    was_declared,
     write_whole,
 )
 from embedstore.encoders import differentiable
@@ -183,6 +184,17 @@ def keeps_pixels(model: Differentiable) -> bool:
     return bool(np.array_equal((again * 255).round().numpy(), seen))
 
 
+def _noted(out: Path, places: Sequence[tuple[int, int, int]], found: Set[int]) -> list[str]:
+    """What to say of an attack that goes on."""
+    done = sum(stop - start for block, start, stop in places if block in found)
+    notes = [f"{done:,} of {places[-1][2]:,} images are done already"] if 0 < done < places[-1][2] else []
+    return notes + [
+        f"block {block} of {out} is damaged, and is made anew"
+        for block, _, _ in places
+        if block not in found and was_declared(out, block)
+    ]
+
+
 def _make_all(
     maker: BlockMaker,
     out: Path,
@@ -198,9 +210,12 @@ def _make_all(
     if class_names is not None:
         for folder in ("adversarial", "clean"):  # where `embedstore extract` looks for them
             write_whole(out / folder / "classes.json", lambda file: file.write(json_bytes(list(class_names))))
-    for block, start, stop in blocks_of(content):
-        if is_done(out, block, maker.folders):
-            progress(Progress(stop, total, steps, steps))
+    places = list(blocks_of(content))
+    found = {block for block, _, _ in places if is_done(out, block, maker.folders)}
+    batches.notes += _noted(out, places, found)
+    for block, start, stop in places:
+        if block in found:
+            progress(Progress(stop, total, steps, steps, notes=tuple(batches.notes)))
             continue
 
         def watch(done: int, step: int, loss: float, similarity: float, start: int = start) -> None:

@@ -134,14 +134,27 @@ def refuse_foreign(out: Path) -> None:
 
 
 def read_declaration(out: Path) -> dict[str, Any]:
-    """What ``attack.json`` says; NotAvailable where there is none, UsageError where it is not of our format."""
+    """What ``attack.json`` says.
+
+    Raises
+    ------
+    NotAvailable
+        There is none.
+    StoreCorrupt
+        It is damaged.
+    UsageError
+        It is not of our format.
+    """
     path = out / DECLARATION
     if not path.is_file():
         raise NotAvailable(f"there is no attack in {out}: it has no {DECLARATION}; `embedstore attack` makes one")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise StoreCorrupt(
+            f"{path} is damaged: {error}. Restore it, for without it nobody knows what the images beside it are; or "
+            f"attack into another folder"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UsageError(f"{path} is not of format {FORMAT}, which this version reads")
     return content
@@ -202,6 +215,11 @@ def is_done(out: Path, block: int, folders: Iterable[str]) -> bool:
         return False
 
 
+def was_declared(out: Path, block: int) -> bool:
+    """Whether a block was done once."""
+    return _path(out, "done", block).exists()
+
+
 def write_block(out: Path, block: int, arrays: Mapping[str, npt.NDArray[Any]], folders: Iterable[str]) -> None:
     """Write the arrays of one block whose shards are in these folders, and declare it done."""
     whole: dict[str, Any] = dict(arrays)
@@ -254,7 +272,7 @@ def read_attack(out: Path) -> Attacked:
     NotAvailable
         There is none, or it is not finished.
     StoreCorrupt
-        A file of arrays is damaged.
+        A file is damaged.
     UsageError
         It is not of our format.
     """

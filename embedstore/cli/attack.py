@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     type=click.Choice(list(TOWARDS)),
     help="Each drawn target's own features, its class's prototype or prompts, or the energy of a stored linear probe.",
 )
-@click.option("--templates", default="plp", show_default=True, metavar="SET", help="The prompts of --towards text.")
+@click.option(
+    "--templates", default="plp", show_default=True, metavar="SET", help="The prompts that --towards text aims at."
+)
 @click.option(
     "--preset",
     type=click.Choice(["smooth", "patchy"]),
@@ -149,19 +151,21 @@ def attack(
     store = Store.open(location, writable=True)
     stored = plain_model(store, model, name)
     check_folder(out)
+    folder = Path(out).absolute()  # so that it is found from anywhere
     sides = side(store, ood, "test", ood_source, "--ood"), side(store, target, "train", target_source, "--target")
-    dataset = dataset or default_name(sides[0].dataset, Path(out))
-    check_name_is_free(store, dataset, Path(out), sides, snapshots)
+    dataset = dataset or default_name(sides[0].dataset, folder)
+    check_name_is_free(store, dataset, folder, sides, snapshots)
     aim = aim_of(store, stored.name, sides[1], towards, templates)
     check_draw(store, stored.name, sides, num, seed, aim)
     to.print(f"Loading {model}", markup=False)
     encoder = _load(stored, model, name, device)
-    with watching(to, f"{dataset} · {stored.name}") as progress:
+    measured = "energy" if aim.kind == "energy" else "similarity"
+    with watching(to, f"{dataset} · {stored.name}", measured) as progress:
         found = engine.attack(
             store,
             encoder,
             *sides,
-            Path(out),
+            folder,
             num=num,
             seed=seed,
             options=options,
@@ -170,10 +174,10 @@ def attack(
             batch_size=batch_size,
             progress=progress,
         )
-    targets = _write_targets(to, store, sides[1], found, Path(out))
+    targets = _write_targets(to, store, sides[1], found, folder)
     # First, since it knows another attack of this name where the images' keys and places are the same.
-    before_rounding = engine.store_features(store, encoder.provenance, Path(out), dataset)
-    outcomes = _embed(to, store, encoder, Path(out), dataset, block_rows)
+    before_rounding = engine.store_features(store, encoder.provenance, folder, dataset)
+    outcomes = _embed(to, store, encoder, folder, dataset, block_rows)
     splits = [*(outcome.name for outcome in outcomes), *before_rounding]
     summary = {"dataset": dataset, "model": stored.name, "out": out, "splits": splits, "targets": targets}
     summary |= means(found)

@@ -52,6 +52,8 @@ def side(store: Store, text: str, split: str, source: str | None, option: str) -
     ------
     UnknownName
         The store has no such split.
+    NotAvailable
+        It holds features that were never of images.
     SourceError
         Its images are not there any more.
     FingerprintMismatch
@@ -62,6 +64,11 @@ def side(store: Store, text: str, split: str, source: str | None, option: str) -
 
     dataset, _, asked = text.partition(":")
     rows = store.rows(dataset, asked or split)
+    if rows.shards and not any(shard.size for shard in rows.shards):
+        raise errors.NotAvailable(
+            f"{rows.name} has no images: it holds features that an attack made; give the split of its images, "
+            f"{dataset}:{MADE[1]}"
+        )
     place = f"{option}-source {source}" if source else f"{rows.source}, where {rows.name} was extracted from,"
     try:
         found = open_source(source or rows.source, dataset=rows.dataset, split=rows.split)
@@ -162,7 +169,7 @@ def aim_of(store: Store, model: str, target: Side, towards: str, templates: str)
 
 
 def _probe(store: Store, model: str, dataset: str) -> Result:
-    """The newest linear layer of the defaults, or else the newest of all."""
+    """The linear layer of the defaults and the least seed, or else the newest of all."""
     found = [
         each
         for each in store.results()
@@ -173,7 +180,7 @@ def _probe(store: Store, model: str, dataset: str) -> Result:
             f"the store holds no linear probe of {dataset} by {model}; train one with `embedstore probe --id {dataset} "
             f"--method linear` and any --ood"
         )
-    return max(found, key=lambda each: (not each.variant, each.created))
+    return max(found, key=lambda each: (not each.variant, -int(each.params["seed"]), each.created))
 
 
 def check_draw(store: Store, model: str, sides: tuple[Side, Side], num: int, seed: int, aim: Aim) -> None:

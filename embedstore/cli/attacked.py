@@ -21,13 +21,13 @@ _MOST_FAILURES = 5
 
 
 @contextmanager
-def watching(to: Console, label: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar with steps, loss and similarity on a terminal, a line now and then elsewhere; notes on either."""
+def watching(to: Console, label: str, measured: str = "similarity") -> Iterator[Callable[[Progress], None]]:
+    """A bar with steps, loss and what is measured on a terminal, a line now and then elsewhere; notes on either."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     def text(now: Progress) -> str:
-        numbers = "" if math.isnan(now.loss) else f", loss {now.loss:.4f}, similarity {now.similarity:.4f}"
+        numbers = "" if math.isnan(now.loss) else f", loss {now.loss:.4f}, {measured} {now.similarity:.4f}"
         return f"step {now.step:,} of {now.steps:,}{numbers}"
 
     def noting(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -37,7 +37,7 @@ def watching(to: Console, label: str) -> Iterator[Callable[[Progress], None]]:
         def call(now: Progress) -> None:
             nonlocal printed
             for note in now.notes[printed:]:
-                to.print(f"note: {note}", markup=False)
+                to.print(f"note: {note}", markup=False, soft_wrap=True)
             printed = len(now.notes)
             show(now)
 

@@ -15,6 +15,9 @@ from embedstore.records import Result
 DASH = "–"
 Groups = Mapping[str, Sequence[str]]
 
+_MOST_SETS = 8  # in one table; more are shown below each other
+_LEADING, _WIDE = 60, 19  # letters of the columns before them, and of one of them
+
 
 def as_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One flat row per model, method, variant, seed, score and OOD set, or per method that could not run."""
@@ -48,10 +51,23 @@ def print_results(
     """
     sets = list(dict.fromkeys(name for result in results for by in result.metrics.values() for name in by))
     shown = {name: members for name, members in (groups or {}).items() if any(each in sets for each in members)}
+    at_once = len(sets) if len(sets) <= _MOST_SETS else max(1, (console.width - _LEADING) // _WIDE)
+    for first in range(0, max(1, len(sets)), max(1, at_once)):
+        last = first + at_once >= len(sets)
+        console.print(_table(results, sets[first : first + at_once], shown if last else {}, begins=first == 0))
+    if any(result.metrics for result in results):
+        console.print(_legend(results))
+    for note in dict.fromkeys([*_absences(results), *_findings(results), *_notes(results), *refused]):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _table(results: Sequence[Result], sets: Sequence[str], groups: Groups, *, begins: bool) -> Table:
+    """The table of some OOD sets; accuracy and time only where it begins."""
     table = Table(title=f"in-distribution: {results[0].id_dataset} · AUROC ± / FPR95, %", title_justify="left")
     for name in ("model", "method", "score"):
         table.add_column(name, overflow="fold")
-    for name in ["ID accuracy", *sets, *(f"mean {name}" for name in shown), "seconds"]:
+    ends = ("ID accuracy", "seconds") if begins else ()
+    for name in [*ends[:1], *sets, *(f"mean {name}" for name in groups), *ends[1:]]:
         table.add_column(name, justify="right", overflow="fold")
     last_model = None
     for group in _by_method(results):
@@ -65,17 +81,13 @@ def print_results(
         for score in dict.fromkeys(score for each in group for score in each.metrics):
             by_seed = [each.metrics[score] for each in group if score in each.metrics]
             cells = [_cell([by_set[ood] for by_set in by_seed if ood in by_set]) for ood in sets]
-            cells += [_mean_cell(by_seed, members) for members in shown.values()]
-            table.add_row(
-                first.model, name, score, accuracy, *cells, cost if score == next(iter(first.metrics)) else ""
-            )
+            cells += [_mean_cell(by_seed, members) for members in groups.values()]
+            if begins:
+                cells = [accuracy, *cells, cost if score == next(iter(first.metrics)) else ""]
+            table.add_row(first.model, name, score, *cells)
         if first.absent is not None:
-            table.add_row(first.model, name, DASH, DASH, *[DASH] * (len(sets) + len(shown) + 1))
-    console.print(table)
-    if any(result.metrics for result in results):
-        console.print(_legend(results))
-    for note in dict.fromkeys([*_absences(results), *_findings(results), *_notes(results), *refused]):
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+            table.add_row(first.model, name, *[DASH] * (1 + len(ends) + len(sets) + len(groups)))
+    return table
 
 
 def _by_method(results: Sequence[Result]) -> Iterable[list[Result]]:

@@ -221,5 +221,5 @@ def _empty(study: Study, labels: str, rows: Sequence[int]) -> tuple[str, ...]:
     names = class_names(study, labels)
     empty = [name for name, count in zip(names, rows, strict=True) if not count]
     what = "no train image" if labels == "true" else "no train image with their pseudo-label"
-    shown = ", ".join(map(repr, empty[:10]))
+    shown = ", ".join(map(repr, empty[:10])) + (" …" if len(empty) > 10 else "")
     return (f"{len(empty)} of {len(names)} classes have {what}: {shown}",) if empty else ()

@@ -176,9 +176,9 @@ def stacked(pixels: list[Any]) -> Any:
     """One batch of equally sized images: a tensor of tensors, an array of arrays."""
     if isinstance(pixels[0], np.ndarray):
         return np.stack(pixels)
-    from torch.utils.data import default_collate
+    import torch
 
-    return default_collate(pixels)  # in a worker, right into the memory that the embedding process will see
+    return torch.stack(pixels)
 
 
 def worker_count(workers: int | None, images: int) -> int:
