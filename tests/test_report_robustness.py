@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import shlex
 import shutil
 import struct
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -340,7 +342,8 @@ def test_the_lead_is_about_the_attacked_model_and_then_about_the_others() -> Non
     made = declared("x", model="a")
     text = lead(results, made)
     assert "the best detector of a, the model that was attacked, is knn · cosine, with an AUROC of 80.0 %" in text
-    assert "not made with 2 of the models: there that AUROC changes by \N{MINUS SIGN}5.0 to +2.0 points." in text
+    changes = "changes by \N{MINUS SIGN}5.0 to +2.0 points."
+    assert f"not made with 2 of the models: there the AUROC of the best detector {changes}" in text
     two = lead(results[:2], made)
     assert "not made with b: the AUROC of its best detector, knn · cosine, goes from 90.0 % to 85.0 %." in two
     unknown = lead(results)
@@ -376,7 +379,7 @@ def test_what_is_not_shown_has_its_reason() -> None:
     text = missing(simple(0.9, 0.3))
     assert "the attack's success against x: the results hold no scores of single images" in text
     assert "AUROC before rounding against x: x:float was not tested with the attacked model, which alone has it" in text
-    assert "AUROC against x without the images that were aimed at: no method" in text
+    assert "AUROC against x without the images that were aimed at, if any were: no method" in text
     assert "AUROC against steps, of x: no features of steps on the way were tested" in text
     assert (
         "The images of x, which model was attacked, what was aimed at, and how that compares: the store holds" in text
@@ -536,7 +539,7 @@ def test_a_declaration_may_hold_anything(value: Any) -> None:
 
 # A real one ----------------------------------------------------------------------------------------------------------
 
-STEPS = Options(steps=8, every=4, snapshots=(4,), smoothness=0.0, lr=0.02)
+STEPS = Options(steps=8, snapshots=(4,), smoothness=0.0, lr=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -670,6 +673,19 @@ def test_the_commands_make_the_attack_again_and_nothing_that_only_it_can_make(
     assert (flags["--ood"], flags["--target"]) == ("cars:test", "pets:train")
     assert float(flags["--lr"]) == known["options"]["lr"]
     assert line.count("--model fake") == 1
+    assert flags["--block-rows"] == str(known["block_rows"]) == "8"
+    without = [shlex.split(line)[shlex.split(line).index("--without") + 1] for line in said if "--without" in line]
+    assert set(without) == {str(made[1] / "targets.txt")}
+
+
+def test_the_attack_that_is_printed_goes_on_in_its_own_folder(real: Content, made: tuple[Path, Path]) -> None:
+    (words,) = ([*shlex.split(one.line)[1:], "--quiet"] for one in commands(real) if one.parts[1] == "attack")
+    before = {path: path.read_bytes() for path in made[1].rglob("*") if path.is_file()}
+    main(words, standalone_mode=False)
+    assert {path: path.read_bytes() for path in made[1].rglob("*") if path.is_file()} == before
+    at = words.index("--block-rows")
+    with pytest.raises(click.ClickException, match="holds another attack: block_rows is 8 there, and 64"):
+        main([*words[:at], *words[at + 2 :]], standalone_mode=False)
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged", "other format", "a list", "no target"])
@@ -702,8 +718,10 @@ def test_without_its_files_an_attack_is_reported_and_says_what_is_not_shown(
     # What made these features is not known, but it was no embedding of images.
     assert not [command.line for command in commands(found) if "--split float" in command.line]
     assert [command.line for command in commands(found) if "--split adversarial" in command.line]
-    why = "there is no attack.json" if damage == "gone" else "attack.json is damaged, or not of format 1"
-    assert why in text
+    places = f"{out.absolute()} or {out.parent.absolute()}"
+    why = f"there is no attack.json in {places}" if damage == "gone" else "attack.json is damaged, or not of format 1"
+    assert f"Which model was attacked, and what was aimed at, is not known: {why}" in text
+    assert f"and how that compares: {why}" in text
     assert "which model was attacked" in text
     assert "attacked" not in {role for one in sections(found).robustness[0].attacks for _, role, _ in one.models}
     assert all((morph.clean is None) == (damage == "gone") for morph in gallery.morphs)

@@ -107,16 +107,19 @@ def _other(text: str) -> Store | datetime:
 
 
 def _print(out: Console, table: Sequence[Mean]) -> None:
-    """The best method of each model, a section per ID set and OOD set, percent."""
+    """The best method of each model, a section per ID set and OOD set, percent; of an attack the best when clean."""
     from rich.markup import escape
     from rich.table import Table
 
+    from embedstore.report.attacked import attacks
     from embedstore.report.commands import dataset_label
     from embedstore.report.summary import percent
 
     if not table:
         return
-    shown = Table(title="best method of each model, %", title_justify="left")
+    shown = Table(title="best method of each model, %", title_justify="left", caption_justify="left")
+    if attacks(mean.ood for mean in table):
+        shown.caption = "against adversarial images: the method that is best against the clean ones"
     for name in ("ID", "against", "model", "method · score"):
         shown.add_column(name, overflow="fold")
     for name in ("AUROC", "95 % interval", "FPR95"):

@@ -15,6 +15,7 @@ from typing import Any
 from embedstore.errors import EmbedstoreError
 from embedstore.records import Result, rows_fingerprint
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, FLOAT, attacks
+from embedstore.report.table import tested_split
 from embedstore.store import Store
 
 DECLARATION = "attack.json"
@@ -132,10 +133,10 @@ class Crafted:
         options = self._value("options")
         options = options if isinstance(options, Mapping) else {}
         words = [
-            ("towards", _TOWARDS.get(self._word("aim", "kind") or "")),
-            ("templates", self._word("aim", "templates")),
+            ("towards", _TOWARDS.get(self.kind)),
+            ("templates", self.templates),
         ]
-        numbers = {"num": self._value("num"), "seed": self._value("seed")} | {
+        numbers = {name: self._value(name) for name in ("num", "seed", "block_rows")} | {
             name: options.get(name) for name in _OPTIONS
         }
         taken: list[tuple[str, object]] = [(name, word) for name, word in words if word]
@@ -146,11 +147,36 @@ class Crafted:
         places = [("ood", ood), ("target", aim), ("out", str(self.folder)), ("dataset", self.name)]
         return [(f"--{name.replace('_', '-')}", str(value)) for name, value in (*places, *taken)]
 
+    def is_without_targets(self, result: Result) -> bool:
+        """Whether it left out the very train images that were aimed at, and no others."""
+        left_out = {name: mark for name, mark in rows_left_out(result).items() if name != tested_split(result)}
+        return bool(left_out) and all(self.aimed.get(name) == mark for name, mark in left_out.items())
+
+    @property
+    def kind(self) -> str:
+        """Of what was aimed at, as ``attack.json`` has it: ``"texts"``; empty where that is not known."""
+        return self._word("aim", "kind") or ""
+
+    @property
+    def templates(self) -> str | None:
+        """The prompts that were aimed at."""
+        return self._word("aim", "templates")
+
+    @property
+    def id_dataset(self) -> str | None:
+        """That of the targets."""
+        return self._word("target", "dataset")
+
+    @property
+    def targets_file(self) -> Path | None:
+        """What `probe --without` takes."""
+        return self.folder / _TARGETS if self.folder is not None and self.aimed else None
+
     @property
     def _aimed(self) -> str:
         """At what, in words."""
         dataset, split = (self._word("target", part) or "" for part in ("dataset", "split"))
-        said = _AIMS.get(self._word("aim", "kind") or "", "towards something that this version does not know")
+        said = _AIMS.get(self.kind, "towards something that this version does not know")
         known = "/".join(filter(None, (dataset, split)))
         return said.format(dataset=dataset or "the ID data", split=known or "the ID data")
 
@@ -220,7 +246,8 @@ def _crafted(store: Store, name: str, left_out: Iterable[str]) -> Crafted:
     places = [*([Path(made)] if made else []), Path(source).parent, Path(source).parent.parent]
     folder = next((place for place in places if (place / DECLARATION).is_file()), None)
     if folder is None:
-        return Crafted(name, paired=paired, reason=f"beside {source} there is no {DECLARATION}")
+        looked = dict.fromkeys(str(place.absolute()) for place in places)
+        return Crafted(name, paired=paired, reason=f"there is no {DECLARATION} in {' or '.join(looked)}")
     try:
         declared = json.loads((folder / DECLARATION).read_bytes())
     except (OSError, ValueError, RecursionError):

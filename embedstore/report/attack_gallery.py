@@ -131,7 +131,7 @@ class _Targets:
         self._rows: Rows | None = None
         self._at: Mapping[str, int] = {}
         if folder is None:
-            self.reason = "The targets are not shown: the folder of the attack is not at hand."
+            self.reason = "The targets, if there were any, are not shown: the folder of the attack is not at hand."
             return
         try:
             self._source = open_source(str(folder / "target"), dataset="attack", split="target")

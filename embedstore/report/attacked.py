@@ -7,7 +7,7 @@ they would count the same images several times, some of which were made so that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
 
 from embedstore.records import Result
@@ -23,6 +23,13 @@ class _Against(Protocol):
     def id_dataset(self) -> str: ...
     @property
     def variant(self) -> str: ...
+    @property
+    def ood(self) -> str: ...
+
+
+class _OfModel(Protocol):
+    @property
+    def model(self) -> str: ...
     @property
     def ood(self) -> str: ...
 
@@ -54,6 +61,24 @@ def ordinary(items: Iterable[_Item]) -> list[_Item]:
     items = with_whole_bank(items)
     kept = {name: _ordinary(oods) for name, oods in _oods(items).items()}
     return [item for item in items if item.ood in kept[item.id_dataset]]
+
+
+def which_models(every: Iterable[_OfModel], kept: Iterable[_OfModel]) -> str:
+    """Which models are counted of one ID set, in words that follow "model"; empty where all are.
+
+    The others met the images of attacks alone.
+
+    Parameters
+    ----------
+    every, kept : iterable
+        Rows of one ID set, and those of them that :func:`ordinary` left.
+    """
+    kept = list(kept)
+    if {item.model for item in every} == {item.model for item in kept}:
+        return ""
+    cleans = {item.ood for item in kept if item.ood.partition("/")[2] == CLEAN}
+    only = next(iter(cleans)) if len(cleans) == 1 and cleans == {item.ood for item in kept} else None
+    return " with an ordinary OOD set" if only is None else f" tested against {only.replace('/', ':')}"
 
 
 def with_whole_bank(items: Iterable[_Item]) -> list[_Item]:
@@ -99,6 +124,15 @@ def _ordinary(oods: set[str]) -> set[str]:
     left = attacks(oods)
     others = {ood for ood in oods if ood.partition("/")[0] not in left}
     return others or {f"{name}/{CLEAN}" for name in left[:1]}
+
+
+def decisive(oods: Collection[str], left: Collection[str]) -> set[str]:
+    """By which of some OOD sets a choice among rows is made: not by those that the attacks `left` made.
+
+    Where there is nothing else it is made by the clean images, and by all where there are none of these.
+    """
+    others = {ood for ood in oods if ood.partition("/")[0] not in left}
+    return others or {ood for ood in oods if ood.partition("/")[2] == CLEAN} or set(oods)
 
 
 def in_main_table(items: Iterable[_Item]) -> tuple[list[_Item], list[str]]:

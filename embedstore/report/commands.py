@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedstore.records import Provenance, Result
-from embedstore.report.attacked import ADVERSARIAL, CLEAN
+from embedstore.report.attacked import ADVERSARIAL, CLEAN, LEFT_OUT
 from embedstore.report.names import DEFAULT_METRICS, METHOD_ORDER, RowOrder, metric_set, options, row_order
-from embedstore.report.table import setting
+from embedstore.report.table import setting, when
 
 if TYPE_CHECKING:  # content.py imports modules that use this one
+    from embedstore.report.attack_files import Crafted
     from embedstore.report.content import Content
 
 # Stands for the directory of something that a store does not know the place of.
@@ -23,8 +24,9 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "train_split": ("--train-split", "{}"),
     "test_split": ("--test-split", "{}"),
     "left_out": ("--drop-duplicates",),
-    "train_left_out": ("--without", f"{_SOMEWHERE}/keys.txt"),
+    LEFT_OUT: ("--without", "{}"),
 }
+_PROBE = "energy"  # what attack.json says of an attack on the linear probe of a store
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,32 @@ def _extract(content: Content) -> Iterable[Command]:
 
 
 def _attack(content: Content) -> Iterable[Command]:
+    trained: set[Command] = set()
     for attack in content.attacks:
         made = None if attack.model is None else content.models.get(attack.model)
         if attack.model is not None and attack.asked:
+            if attack.kind == _PROBE and (needed := _trained(content, attack)) not in trained:
+                trained.add(needed)
+                yield needed
             spelled = f"{_SOMEWHERE}/{attack.model}" if made is None else _spelling(attack.model, made)
             flags = [("--store", content.location), ("--model", spelled), *attack.asked]
             yield _command(f"attack {attack.ood}", ("embedstore", "attack"), flags)
+
+
+def _trained(content: Content, attack: Crafted) -> Command:
+    """The probe that an attack aims at: that of the defaults with the least seed, or else the newest.
+
+    Against the attacked images, which the attack needs in any case.
+    """
+    key = (attack.model, attack.id_dataset, "linear", None)
+    found = [each for each in content.results if (each.model, each.id_dataset, each.method, each.absent) == key]
+    best = max(found, key=lambda each: (not each.variant, -(setting(each)[0] or 0), when(each)), default=None)
+    (run,) = [_Run((attack.model or "",), {"linear": ""}, (), "")] if best is None else _runs([best])
+    variant = "" if best is None else best.variant
+    rows = () if best is None else _rows(best, content.attacks)
+    against = [dataset_label(attack.ood or "")]
+    location = [("--store", content.location)]
+    return _probing(run, location, attack.id_dataset or "", against, metric_set(variant), rows)
 
 
 def _embed(content: Content, name: str, but: str | None) -> Iterable[Command]:
@@ -132,23 +154,35 @@ def _probe(content: Content) -> Iterable[Command]:
     alike: dict[tuple[str, tuple[str, ...], str, tuple[tuple[str, ...], ...], bool], list[Result]] = {}
     for result in content.results:
         elsewhere = content.models.get(result.model) is None
-        key = (result.id_dataset, _ood_sets(result), metric_set(result.variant), _rows(result.variant), elsewhere)
+        rows = _rows(result, content.attacks)
+        key = (result.id_dataset, _ood_sets(result), metric_set(result.variant), rows, elsewhere)
         alike.setdefault(key, []).append(result)
     for (id_dataset, oods, metrics, rows, elsewhere), results in sorted(alike.items(), key=lambda pair: pair[0]):
+        location = [("--store", _SOMEWHERE if elsewhere else content.location)]
+        location += [("--results", content.location)] if elsewhere else []
         for run in _runs(results):
-            flags: list[tuple[str, ...]] = [("--store", _SOMEWHERE if elsewhere else content.location)]
-            flags += [("--results", content.location)] if elsewhere else []
-            flags += [*_each("--model", run.models), ("--id", id_dataset), *_each("--ood", oods)]
-            flags += [*rows, *([("--preset", metrics)] if metrics != DEFAULT_METRICS else [])]
-            # Without a preset's name all methods run, unless some are named.
-            whole = metrics == DEFAULT_METRICS and set(run.methods).issuperset(METHOD_ORDER)
-            flags += [] if whole else _each("--method", list(run.methods))
-            flags += _each("--option", [text for method in run.methods.items() for text in _options(*method)])
-            flags += _each("--seed", [str(seed) for seed in run.seeds])
-            # The prompts that go without saying are those of the default.
-            said = metrics == DEFAULT_METRICS and run.templates == "plp"
-            flags += [("--templates", run.templates)] if run.templates and not said else []
-            yield _command(f"probe {id_dataset}", ("embedstore", "probe"), flags)
+            yield _probing(run, location, id_dataset, oods, metrics, rows)
+
+
+def _probing(
+    run: _Run,
+    location: Sequence[tuple[str, str]],
+    id_dataset: str,
+    oods: Sequence[str],
+    metrics: str,
+    rows: Sequence[tuple[str, ...]],
+) -> Command:
+    flags: list[tuple[str, ...]] = [*location, *_each("--model", run.models), ("--id", id_dataset)]
+    flags += [*_each("--ood", oods), *rows, *([("--preset", metrics)] if metrics != DEFAULT_METRICS else [])]
+    # Without a preset's name all methods run, unless some are named.
+    whole = metrics == DEFAULT_METRICS and set(run.methods).issuperset(METHOD_ORDER)
+    flags += [] if whole else _each("--method", list(run.methods))
+    flags += _each("--option", [text for method in run.methods.items() for text in _options(*method)])
+    flags += _each("--seed", [str(seed) for seed in run.seeds])
+    # The prompts that go without saying are those of the default.
+    said = metrics == DEFAULT_METRICS and run.templates == "plp"
+    flags += [("--templates", run.templates)] if run.templates and not said else []
+    return _command(f"probe {id_dataset}", ("embedstore", "probe"), flags)
 
 
 def _runs(results: Iterable[Result]) -> list[_Run]:
@@ -181,9 +215,12 @@ def _options(method: str, variant: str) -> list[str]:
     return [f"{method}.{name}={_spelled(value)}" for name, value in chosen if name not in ("metrics", *_ROWS)]
 
 
-def _rows(variant: str) -> tuple[tuple[str, ...], ...]:
+def _rows(result: Result, attacks: Iterable[Crafted]) -> tuple[tuple[str, ...], ...]:
     """The flags that say which rows were read, where it is not all of train and test."""
-    chosen = options(variant)
+    chosen = options(result.variant)
+    if LEFT_OUT in chosen:  # how many; which ones they are, an attack's list of its targets may say
+        files = (attack.targets_file for attack in attacks if attack.is_without_targets(result))
+        chosen[LEFT_OUT] = str(next(filter(None, files), f"{_SOMEWHERE}/keys.txt"))
     return tuple(tuple(word.format(chosen[name]) for word in flag) for name, flag in _ROWS.items() if name in chosen)
 
 

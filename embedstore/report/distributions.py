@@ -12,7 +12,7 @@ from embedstore.errors import NotAvailable, StoreCorrupt
 from embedstore.metrics import auroc
 from embedstore.records import Result
 from embedstore.report.choice import MOST_METHODS, Detector
-from embedstore.report.names import options
+from embedstore.report.table import tested_split
 
 Float64 = npt.NDArray[np.float64]
 
@@ -104,11 +104,6 @@ def scores_of(result: Result, score: str, split: str) -> Float64:
     if np.isnan(scores).all():
         raise NotAvailable(f"no image of {split} has a score")
     return scores
-
-
-def tested_split(result: Result) -> str:
-    """``"name/split"`` of the ID images that a result was tested on."""
-    return f"{result.id_dataset}/{options(result.variant).get('test_split', 'test')}"
 
 
 def _of(detector: Detector) -> Iterator[Curve]:

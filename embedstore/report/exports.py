@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from embedstore.report.attacked import with_whole_bank
+from embedstore.report.attacked import ADVERSARIAL, CLEAN, attacks, with_whole_bank
 from embedstore.report.compare import Comparison, Difference
 from embedstore.report.content import Content
 from embedstore.report.fits import Correlation
 from embedstore.report.means import Mean, means
+from embedstore.report.summary import auroc
 from embedstore.report.table import Cell
 
 JSON_FORMAT = 1
@@ -68,15 +69,29 @@ def to_json(content: Content, files: Sequence[str] = (), comparison: Comparison 
 def best(cells: Iterable[Cell]) -> list[Mean]:
     """The best AUROC of each ID set, OOD set and model (means over the seeds), the best model of a pair of sets first.
 
-    Of equals it is the one that is read first. Rows without the train images that an attack aimed at are no candidates:
-    they are a control of the attack study, and in the full tables.
+    Of equals it is the one that is read first. Of an attack ``D`` it is one row against ``D/clean`` and, after these
+    and in the same order, the same row against ``D/adversarial``: the best when clean of those that were tested against
+    both. What became of it is what the attack is for, and another row may be the best then. A model without such a row
+    has its best against ``D/clean`` alone. ``D/float`` and ``D/step-K`` are left out, and rows without the train images
+    that an attack aimed at are no candidates: all are in the full tables.
     """
-    found: dict[tuple[str, str, str], Mean] = {}
+    by_place: dict[tuple[str, str, str], list[Mean]] = {}
     for mean in sorted(with_whole_bank(means(cells)), key=lambda mean: mean.order):
-        place = (mean.id_dataset, mean.ood, mean.model)
-        if mean.auroc is not None and (place not in found or mean.auroc > (found[place].auroc or 0.0)):
-            found[place] = mean
-    return sorted(found.values(), key=lambda mean: (mean.id_dataset, mean.ood, -(mean.auroc or 0.0), mean.model))
+        if mean.auroc is not None:
+            by_place.setdefault((mean.id_dataset, mean.ood, mean.model), []).append(mean)
+    left = {name: attacks(ood for at, ood, _ in by_place if at == name) for name, _, _ in by_place}
+    ranked: list[tuple[tuple[str, str, int, float, str], Mean]] = []
+    for (id_dataset, ood, model), rows in by_place.items():
+        name, _, split = ood.partition("/")
+        if name not in left[id_dataset]:
+            top = max(rows, key=auroc)
+            ranked.append(((id_dataset, ood, 0, -auroc(top), model), top))
+        elif split == CLEAN:
+            after = {mean.row: mean for mean in by_place.get((id_dataset, f"{name}/{ADVERSARIAL}", model), ())}
+            top = max([mean for mean in rows if mean.row in after] or rows, key=auroc)
+            pair = filter(None, (top, after.get(top.row)))
+            ranked += [((id_dataset, ood, at, -auroc(top), model), mean) for at, mean in enumerate(pair)]
+    return [mean for _, mean in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Cell | Difference]) -> str:

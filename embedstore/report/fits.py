@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from embedstore.correlation import Interval, Line, fit_line
 from embedstore.errors import NotAvailable
-from embedstore.report.attacked import ordinary
+from embedstore.report.attacked import ordinary, which_models
 from embedstore.report.means import Mean, means
 from embedstore.report.names import options, row_order
 from embedstore.report.table import Cell
@@ -88,10 +88,15 @@ def correlations(cells: Iterable[Cell], voters: Iterable[Cell] = ()) -> list[Cor
     averaged = means(cells)
     accuracy = _accuracies(means(voters)) | _accuracies(averaged)
     groups: dict[tuple[str | None, ...], list[Mean]] = {}
-    for mean in ordinary(averaged):
+    usual = ordinary(averaged)
+    for mean in usual:
         key = (mean.id_dataset, mean.ood, mean.method, mean.variant, mean.score, mean.templates)
         groups.setdefault(key, []).append(mean)
-    found = [_fit(group, accuracy) for group in groups.values()]
+    which = {
+        name: which_models(*([mean for mean in some if mean.id_dataset == name] for some in (averaged, usual)))
+        for name in {mean.id_dataset for mean in usual}
+    }
+    found = [_fit(group, accuracy, which[group[0].id_dataset]) for group in groups.values()]
     return sorted(found, key=_reading_order)
 
 
@@ -109,7 +114,7 @@ def _reading_order(fit: Correlation) -> tuple[object, ...]:
     return (fit.id_dataset, row_order(fit.method, fit.variant, fit.score), fit.templates or "", fit.ood)
 
 
-def _fit(group: list[Mean], accuracy: dict[tuple[str, str], float]) -> Correlation:
+def _fit(group: list[Mean], accuracy: dict[tuple[str, str], float], which: str) -> Correlation:
     points = []
     for mean in sorted(group, key=lambda mean: mean.model):
         x = accuracy.get((mean.model, mean.id_dataset))
@@ -121,16 +126,17 @@ def _fit(group: list[Mean], accuracy: dict[tuple[str, str], float]) -> Correlati
     try:
         line = fit_line([point.id_accuracy for point in points], [point.auroc for point in points])
     except NotAvailable as error:
-        return Correlation(*named, reason=_reason(str(error), group, len(points)))
+        return Correlation(*named, reason=_reason(str(error), group, len(points), which))
     return Correlation(*named, line=line)
 
 
-def _reason(message: str, group: list[Mean], points: int) -> str:
+def _reason(message: str, group: list[Mean], points: int, which: str) -> str:
     if points >= MIN_MODELS:
         return f"{message} (x is ID accuracy, y is AUROC)"
     if points == len(group):
-        return f"R² needs at least {MIN_MODELS} models, there {'is' if points == 1 else 'are'} {points}"
+        return f"R² needs at least {MIN_MODELS} models{which}, there {'is' if points == 1 else 'are'} {points}"
+    which += " and" if which else ""
     return (
-        f"R² needs at least {MIN_MODELS} models with a 20-NN accuracy, and {points} of {len(group)} "
+        f"R² needs at least {MIN_MODELS} models{which} with a 20-NN accuracy, and {points} of {len(group)} "
         f"{'has' if points == 1 else 'have'} one: it takes method {ACCURACY_METHOD} and labels of the ID data set"
     )

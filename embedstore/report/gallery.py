@@ -14,10 +14,10 @@ import numpy.typing as npt
 from embedstore.errors import EmbedstoreError, ImageError, NotAvailable, StoreCorrupt
 from embedstore.records import Rows
 from embedstore.report.choice import Detector
-from embedstore.report.distributions import scores_against, tested_split
+from embedstore.report.distributions import scores_against
 from embedstore.report.lacks import Lack
 from embedstore.report.separation import missing_scores
-from embedstore.report.table import Cell
+from embedstore.report.table import Cell, tested_split
 from embedstore.sources import Source, decode, open_source
 from embedstore.store import Split, Store
 

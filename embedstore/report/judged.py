@@ -7,18 +7,21 @@ from dataclasses import dataclass, field, replace
 
 from embedstore.errors import NotAvailable
 from embedstore.records import FloatArray, Result
-from embedstore.report.attack_files import Crafted, rows_left_out
+from embedstore.report.attack_files import Crafted
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, LEFT_OUT, attacks
 from embedstore.report.choice import result_of
-from embedstore.report.distributions import scores_of, tested_split
+from embedstore.report.distributions import scores_of
 from embedstore.report.means import Mean, means
 from embedstore.report.names import RowOrder, options, row_order
 from embedstore.report.summary import once
-from embedstore.report.table import Cell, when
+from embedstore.report.table import Cell, tested_split, when
 from embedstore.report.table import cells as cells_of
 
 _OTHERS = "the train images that were left out are not those that it aimed at"
 _UNKNOWN = "train images were left out, and whether they are those that it aimed at is not known"
+
+# Whose method and score an attack on each kind of aim is made against.
+_JUDGES = {"texts": ("mcm", "msp"), "energy": ("linear", "energy"), "prototypes": ("prototypes", "cosine")}
 
 # Model, ID set, method, options without the images that were left out, score, template set.
 _Row = tuple[str, str, str, frozenset[tuple[str, str]], str, str | None]
@@ -125,6 +128,29 @@ def best(rows: Sequence[Judged], model: str | None) -> Judged:
     return max(sorted(mine, key=lambda row: (row.order, row.model)), key=lambda row: row.clean)
 
 
+def aimed_at(averaged: Iterable[Mean], id_dataset: str, attack: Crafted) -> Mapping[str, Mean]:
+    """By split, what became of the detector that an attack on texts, a probe or prototypes was made against.
+
+    Of the attacked model, of the defaults or else the only one; empty where it is not among the results, both of its
+    clean and its adversarial images. An attack on images is made against no detector in particular.
+    """
+    if attack.kind not in _JUDGES or attack.id_dataset != id_dataset:
+        return {}
+    key = (attack.model, id_dataset, *_JUDGES[attack.kind])
+    mine = [mean for mean in averaged if (mean.model, mean.id_dataset, mean.method, mean.score) == key]
+    rows: dict[_Row, dict[str, Mean]] = {}
+    for mean in once(mine):
+        name, _, split = mean.ood.partition("/")
+        other_prompts = None not in (mean.templates, attack.templates) and mean.templates != attack.templates
+        whole = LEFT_OUT not in options(mean.variant)
+        if name == attack.name and mean.auroc is not None and whole and not other_prompts:
+            rows.setdefault(_row(mean), {})[split] = mean
+    found = {row: known for row, known in rows.items() if {CLEAN, ADVERSARIAL} <= known.keys()}
+    defaults = {row: known for row, known in found.items() if not {name for name, _ in row[3]} - {"metrics"}}
+    chosen = list((defaults or found).values())
+    return chosen[0] if len(chosen) == 1 else {}
+
+
 def _against(table: Sequence[Mean], attack: Crafted, newest: Sequence[Result]) -> list[Judged]:
     whole: dict[_Row, dict[str, Mean]] = {}
     lessened: set[_Row] = set()
@@ -159,18 +185,13 @@ def _without_targets(attack: Crafted, results: Sequence[Result]) -> dict[_Row, d
 
     Only rows that have the adversarial images.
     """
-    those = [result for result in results if _leaves_out(result, attack.aimed)]
+    those = [result for result in results if attack.is_without_targets(result)]
     found: dict[_Row, dict[str, Mean]] = {}
     for mean in means(cells_of(those)):
         name, _, split = mean.ood.partition("/")
         if name == attack.name and mean.auroc is not None:
             found.setdefault(_row(mean), {})[split] = mean
     return {row: by_split for row, by_split in found.items() if ADVERSARIAL in by_split}
-
-
-def _leaves_out(result: Result, aimed: Mapping[str, str]) -> bool:
-    left_out = {name: mark for name, mark in rows_left_out(result).items() if name != tested_split(result)}
-    return bool(left_out) and all(aimed.get(name) == mark for name, mark in left_out.items())
 
 
 def _judged(known: Mapping[str, Mean], attack: str, newest: Sequence[Result]) -> Judged:

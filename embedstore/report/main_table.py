@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from embedstore.report.attacked import attacks, in_main_table
+from embedstore.report.attacked import attacks, decisive, in_main_table
 from embedstore.report.commands import dataset_label
 from embedstore.report.means import Interval, Mean, RowKey, means, over_groups, over_seeds
 from embedstore.report.names import DEFAULT_METRICS, RowOrder, by_group, glossary, row_order
@@ -225,19 +225,33 @@ class _Sheet:
 
 
 def _leaders(averaged: Iterable[Mean]) -> set[RowKey]:
-    """The best score of each classifier: the highest mean AUROC, of the scores with the most OOD sets."""
-    rows: dict[RowKey, list[float]] = {}
+    """The best score of each classifier: the highest mean AUROC, of the scores with the most OOD sets.
+
+    What attacks left has no say where a classifier was tested against anything else; where not, the clean images have.
+    """
+    rows: dict[RowKey, dict[str, float]] = {}
+    tested: dict[tuple[str | None, ...], set[str]] = {}
     for mean in averaged:
-        rows.setdefault(mean.row, []).extend([] if mean.auroc is None else [mean.auroc])
+        by_set = rows.setdefault(mean.row, {})
+        if mean.auroc is not None:
+            by_set[mean.ood] = mean.auroc
+            tested.setdefault(_classifier(mean.row), set()).add(mean.ood)
+    left = attacks(ood for oods in tested.values() for ood in oods)
     best: dict[tuple[str | None, ...], tuple[int, float, RowKey]] = {}
-    for row, values in rows.items():
-        _, model, method, variant, _, templates = row
+    for row, by_set in rows.items():
+        key = _classifier(row)
+        sets = decisive(tested.get(key, ()), left)
+        values = [value for ood, value in by_set.items() if ood in sets]
         worth = (len(values), statistics.fmean(values) if values else 0.0)
-        key = (model, method, variant, templates)
         # In reading order, so that the first of equals is the one that is read first.
         if key not in best or worth > best[key][:2]:
             best[key] = (*worth, row)
     return {row for _, _, row in best.values()}
+
+
+def _classifier(row: RowKey) -> tuple[str | None, ...]:
+    _, model, method, variant, _, templates = row
+    return (model, method, variant, templates)
 
 
 def _better(key: _Key) -> Callable[[float, float], float]:

@@ -10,15 +10,15 @@ from embedstore.metrics import Success, attack_success
 from embedstore.report.attack_files import Crafted
 from embedstore.report.attack_gallery import AttackGallery
 from embedstore.report.attack_plots import Stages, curves, explained, series
+from embedstore.report.attack_words import lead, role, signed
 from embedstore.report.attacked import ADVERSARIAL, CLEAN, FLOAT, steps_of
 from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
-from embedstore.report.judged import Judged, best, judged
+from embedstore.report.judged import Judged, aimed_at, judged
 from embedstore.report.lacks import Lack, some
-from embedstore.report.means import Mean
 from embedstore.report.names import label
 from embedstore.report.plots import Drawing, drawing
-from embedstore.report.summary import DASH, count, percent, whole
+from embedstore.report.summary import DASH, percent
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Against:
     """One ID set and one attack.
 
     ``said`` is what was done to the images, empty where nobody knows; ``models`` has of every model its role
-    (``"attacked"``, ``"transfer"``, empty where that is not known) and its lines under ``columns``.
+    (``"attacked"``, ``"transfer"``, ``"defence: …"``, empty where that is not known) and its lines under ``columns``.
     """
 
     attack: str
@@ -82,9 +82,8 @@ def robustness(content: Content) -> tuple[list[Robustness], list[Lack]]:
         for attack in dict.fromkeys(row.attack for row in here):
             mine = [row for row in here if row.attack == attack]
             wins, why_not = _successes(mine, made.get(attack, Crafted(attack)))
-            galleries = (one for one in content.attack_galleries if (one.id_dataset, one.attack) == (name, attack))
             known = made.get(attack, Crafted(attack))
-            parts.append(_against(mine, wins, known, lines if drawn else {}, next(galleries, None)))
+            parts.append(_against(content, mine, wins, known, lines if drawn else {}))
             missing += _lacks(mine, why_not, known)
         some_methods = len({row.method for row in here}) > len(lines)
         found.append(Robustness(name, tuple(parts), drawn, explained(panels), tuple(stages), some_methods))
@@ -106,16 +105,18 @@ def _successes(rows: Sequence[Judged], attack: Crafted) -> tuple[dict[int, Succe
 
 
 def _against(
+    content: Content,
     rows: Sequence[Judged],
     wins: Mapping[int, Success],
     attack: Crafted,
     lines: Mapping[str, int],
-    gallery: AttackGallery | None,
 ) -> Against:
+    place = (rows[0].id_dataset, attack.name)
+    galleries = (one for one in content.attack_galleries if (one.id_dataset, one.attack) == place)
     columns = {
         "Clean": [percent(row.clean) for row in rows],
         "Adversarial": [percent(row.adversarial) for row in rows],
-        "Difference": [_signed(row.adversarial - row.clean) for row in rows],
+        "Difference": [signed(row.adversarial - row.clean) for row in rows],
         "Before rounding": [percent(row.auroc(FLOAT)) for row in rows],
         "Clean without targets": [percent(row.auroc(CLEAN, without=True)) for row in rows],
         "Without targets": [percent(row.auroc(ADVERSARIAL, without=True)) for row in rows],
@@ -130,77 +131,16 @@ def _against(
     return Against(
         attack=attack.name,
         said=attack.said,
-        lead=tuple(_lead(rows, wins, attack)),
+        lead=tuple(lead(rows, aimed_at(content.means, place[0], attack), wins, attack, content.models)),
         columns=tuple(columns),
-        models=tuple((model, _role(model, attack), tuple(those)) for model, those in models.items()),
-        fine=tuple(_fine(rows, columns)),
-        gallery=gallery,
+        models=tuple((model, role(model, attack, content.models), tuple(those)) for model, those in models.items()),
+        fine=tuple(_fine(rows, columns, attack)),
+        gallery=next(galleries, None),
     )
 
 
-def _role(model: str, attack: Crafted) -> str:
-    return "" if attack.model is None else "attacked" if model == attack.model else "transfer"
-
-
-def _lead(rows: Sequence[Judged], wins: Mapping[int, Success], attack: Crafted) -> Iterable[str]:
-    """What the attack does to the detector that looked best, and whether the bank is to blame."""
-    row = best(rows, attack.model)
-    attacked = row.model == attack.model
-    of = f"of {row.model}, the model that was attacked, " if attacked else ""
-    who = row.label if attacked else f"{row.label} of {row.model}"
-    drop = _tenths(row.clean - row.adversarial)
-    change = f"{_points(drop)} less" if drop > 0 else "no less" if drop == 0 else f"{_points(-drop)} more"
-    yield (
-        f"On the clean images the best detector {of}is {who}, with an AUROC of "
-        f"{_measured(row.known[CLEAN], in_words=True)}. On the adversarial images its AUROC is "
-        f"{_measured(row.known[ADVERSARIAL])}, {change}."
-    )
-    if drop > 0:
-        yield from _undone(row, drop, aimed=attack.targets != 0)
-    won = wins.get(list(rows).index(row))
-    if won is not None and won.rejected:
-        yield (
-            f"At the threshold that accepts 95 % of the ID images it rejects {count(won.rejected, 'clean image')}, of "
-            f"which it accepts {won.accepted:,} when adversarial."
-        )
-    others = {other.model for other in rows} - {row.model}
-    if row.model == attack.model and others:
-        # Each by the detector that one would have chosen for it.
-        finest = [best([one for one in rows if one.model == model], model) for model in sorted(others)]
-        yield _transferred(finest)
-
-
-def _transferred(finest: Sequence[Judged]) -> str:
-    """What the images do to models that they were not made with, by the best detector of each."""
-    if len(finest) == 1:
-        (one,) = finest
-        change = f"from {_share(one.clean)} to {_share(one.adversarial)}"
-        return f"The images were not made with {one.model}: the AUROC of its best detector, {one.label}, goes {change}."
-    changes = sorted((one.adversarial - one.clean for one in finest), key=_tenths)
-    low, high = _signed(changes[0]), whole(f"{_signed(changes[-1])} points")
-    return f"The images were not made with {len(finest)} of the models: there that AUROC changes by {low} to {high}."
-
-
-def _undone(row: Judged, drop: float, *, aimed: bool) -> Iterable[str]:
-    """What is regained without the images that were `aimed` at, if any were."""
-    if row.reads_train is False and aimed:
-        yield "It reads no train image, so that it makes no difference to it whether the targets are among them."
-    if not row.without or row.reads_train is False:
-        return
-    value = row.auroc(ADVERSARIAL, without=True) or 0.0
-    regained = _tenths(value - row.adversarial)
-    if regained >= drop:
-        end = "no less than on the clean images before, so that this undoes the attack"
-    elif regained <= 0:
-        end = "that brings nothing back"
-    else:
-        part = "more than half" if 2 * regained > drop else "no more than half"
-        end = f"that brings back {regained:.1f} of the {_points(drop)}, {part}"
-    yield f"With the targets left out of the train images it is {_measured(row.without[ADVERSARIAL])}: {end}."
-
-
-def _fine(rows: Sequence[Judged], columns: Mapping[str, object]) -> Iterable[str]:
-    """What the columns are, of those that there are."""
+def _fine(rows: Sequence[Judged], columns: Mapping[str, object], attack: Crafted) -> Iterable[str]:
+    """What the columns are, of those that there are, and why nothing more is known of the attack."""
     if "Without targets" in columns:
         numbers = sorted({row.left_out for row in rows if row.left_out is not None})
         which = " or ".join(f"{number:,} train images" for number in numbers) or "train images"
@@ -217,6 +157,8 @@ def _fine(rows: Sequence[Judged], columns: Mapping[str, object]) -> Iterable[str
             "Success: of the images that a detector rejects when clean (their number in brackets), the share that it "
             f"accepts when adversarial, at the threshold that accepts 95 % of the ID test images{more}."
         )
+    if attack.folder is None:
+        yield f"Which model was attacked, and what was aimed at, is not known: {attack.reason}."
 
 
 def _won(found: Success | None) -> str:
@@ -236,11 +178,13 @@ def _lacks(rows: Sequence[Judged], why_not: Mapping[str, Sequence[Judged]], atta
         if row.unproven:
             unproven.setdefault(row.unproven, []).append(label(row.label, row.model))
     what = f"AUROC {against} without the images that were aimed at"
+    what += ", if any were" if attack.folder is None else ""
     for why, labels in unproven.items():
         yield Lack(name, f"{what}, of {some(labels)}", why)
     if attack.targets != 0 and not unproven and not any(row.without for row in rows):
-        why = "no method that read train images was tested with them left out; `embedstore probe --without targets.txt`"
-        yield Lack(name, what, f"{why}, with the attack's file")
+        which = "any" if attack.folder is None else "them"
+        why = f"no method that read train images was tested with {which} left out; `embedstore probe --without`"
+        yield Lack(name, what, f"{why} does that, with the targets.txt of an attack towards images")
 
 
 def _unrounded(rows: Sequence[Judged], attack: Crafted) -> str:
@@ -278,28 +222,3 @@ def _undrawn(
         if oods.count(ood) == 1 and ood is not None:
             why = "there is one attack, and it takes two"
             yield Lack(id_dataset, f"AUROC by attack on {dataset_label(ood)}", why)
-
-
-def _tenths(fraction: float) -> float:
-    """Percentage points as they are printed, so that sentences compare what a reader sees."""
-    return round(100 * fraction, 1) + 0.0
-
-
-def _points(value: float) -> str:
-    return whole(f"{value:.1f} points")
-
-
-def _measured(mean: Mean, *, in_words: bool = False) -> str:
-    """An AUROC with its 95 % interval, where it has one; `in_words` says that it is one."""
-    bounds = mean.auroc_interval
-    said = f"{whole('95 % interval')} " if in_words else ""
-    return _share(mean.auroc or 0.0) + (f" ({said}{percent(bounds[0])}–{percent(bounds[1])})" if bounds else "")
-
-
-def _share(fraction: float) -> str:
-    return whole(f"{percent(fraction)} %")
-
-
-def _signed(fraction: float) -> str:
-    value = _tenths(fraction)
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if value else "0.0"

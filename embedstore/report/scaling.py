@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from embedstore.records import Provenance
-from embedstore.report.attacked import ordinary
+from embedstore.report.attacked import ordinary, which_models
 from embedstore.report.commands import dataset_label
 from embedstore.report.lacks import NO_AUROC, Lack, some
 from embedstore.report.means import Mean, means
@@ -56,7 +56,8 @@ class Scaling:
 
 def scaling(cells: Iterable[Cell], models: Mapping[str, Provenance | None]) -> tuple[list[Scaling], list[Lack]]:
     """One per ID set with at least two models whose size or cost is known; and what is left out of each, and why."""
-    averaged = ordinary(means(cells))
+    every = means(cells)
+    averaged = ordinary(every)
     found, lacks = [], list[Lack]()
     for number, name in enumerate(sorted({mean.id_dataset for mean in averaged})):
         here = [mean for mean in averaged if mean.id_dataset == name]
@@ -67,7 +68,8 @@ def scaling(cells: Iterable[Cell], models: Mapping[str, Provenance | None]) -> t
             oods = len({mean.ood for mean in drawn})
             whole = drawing(f"cost-{number}", "", panels)
             found.append(Scaling(name, drawn[0].label, drawn[0].classifier, oods, whole, tuple(costs)))
-        lacks += _lacks(name, here, drawn, costs, models)
+        which = which_models([mean for mean in every if mean.id_dataset == name], here)
+        lacks += _lacks(name, here, drawn, costs, models, which)
     return found, lacks
 
 
@@ -77,13 +79,14 @@ def _lacks(
     drawn: Sequence[Mean],
     costs: Sequence[Cost],
     models: Mapping[str, Provenance | None],
+    which: str,
 ) -> Iterable[Lack]:
     everyone = sorted({mean.model for mean in here})
     what = f"accuracy and AUROC {_SIZE}"
     if not drawn:
         yield Lack(id_dataset, what, NO_AUROC)
     elif len(everyone) < FEWEST_MODELS:
-        one = f"there is one model, {everyone[0]}, and it takes two"
+        one = f"there is one model{which}, {everyone[0]}, and it takes two"
         yield Lack(id_dataset, what, f"{one}; `embedstore extract --model` embeds with another")
     else:
         reasons = [*_untested(everyone, drawn, costs), *_unrecorded(costs, models)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from embedstore.records import Result
-from embedstore.report.names import label, named, row_order
+from embedstore.report.names import label, named, options, row_order
 
 # Seed and template set; None where the method uses no randomness or reads no prompts.
 Setting = tuple[int | None, str | None]
@@ -151,6 +151,11 @@ def setting(result: Result) -> Setting:
     """Seed and template set that a result names."""
     seed, templates = result.params.get("seed"), result.params.get("templates")
     return (seed if isinstance(seed, int) else None, templates if isinstance(templates, str) else None)
+
+
+def tested_split(result: Result) -> str:
+    """``"name/split"`` of the ID images that a result was tested on."""
+    return f"{result.id_dataset}/{options(result.variant).get('test_split', 'test')}"
 
 
 def _settings(results: Iterable[Result]) -> dict[int, Setting]:
