@@ -33,7 +33,7 @@ WIDTH = 1024
 BATCH = 64
 # While rows are listed: keys of ten letters as Python's and as numpy's strings, five columns of numbers. Were features
 # kept, it would be 2,048 bytes more; were pixels kept, 3,072, in the processes that decode, too.
-LISTING_BYTES_A_ROW = 150
+LISTING_BYTES_A_ROW = 100
 SLACK = 18 << 20  # two blocks of a thousand rows on their way, and allocators
 WORKER_SLACK = 6 << 20  # allocators again; a copy of the list would be 20 MB
 

@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 
 from embedstore.errors import StoreCorrupt, StoreNotFound, UsageError
 from embedstore.records import Result, Rows, Shard
-from embedstore.store import Store, layout
+from embedstore.store import Store, layout, splits
 
 MODEL = "Tiny/golden"
 
@@ -213,6 +213,7 @@ def test_blocks_of_the_list_are_compared_many_at_a_time(tmp_path: Path, monkeypa
     many = Rows(
         [f"{n:03}" for n in range(300)], *(np.arange(300) - 1 for _ in range(4)), (Shard("a.tar", 1),) * 299, None, "x"
     )
+    monkeypatch.setattr(splits, "_ROWS_AT_ONCE", 128)
     store.add_rows("pets", "train", many, block_rows=2)
     reads: list[int] = []
     read = layout.read

@@ -17,7 +17,7 @@ from embedstore.store import changes, layout
 
 KIND = "rows"
 _NAMES = ("key", "label", "shard", "offset", "length")
-_AT_ONCE = 64  # blocks that are read back together
+_ROWS_AT_ONCE = 16_384  # written or read back together, but at least a block
 
 
 class Split:
@@ -185,11 +185,21 @@ def _differing(there: Split, rows: Rows) -> list[tuple[int, int]]:
         except StoreCorrupt:
             return False
 
-    places = [(start, stop) for _, start, stop in there.blocks()]
-    # Many at once, since behind a network each waits for its answer; single ones where something differs.
-    together = [places[first : first + _AT_ONCE] for first in range(0, len(places), _AT_ONCE)]
-    suspects = [place for near in together if not alike(near[0][0], near[-1][1]) for place in near]
-    return [place for place in suspects if not alike(*place)]
+    # Many blocks at once, since behind a network each waits for its answer; single ones where something differs.
+    suspects = [place for place in _spans(0, len(there), there.block_rows) if not alike(*place)]
+    blocks = [(start, stop) for _, start, stop in there.blocks()]
+    return [
+        (start, stop)
+        for first, last in suspects
+        for start, stop in blocks
+        if first <= start < last and not alike(start, stop)
+    ]
+
+
+def _spans(start: int, stop: int, block_rows: int) -> list[tuple[int, int]]:
+    """The rows ``[start, stop)`` in runs of some blocks."""
+    step = max(1, _ROWS_AT_ONCE // block_rows) * block_rows
+    return [(first, min(first + step, stop)) for first in range(start, stop, step)]
 
 
 def _mixed(name: str) -> StoreCorrupt:
@@ -235,12 +245,13 @@ def _columns(rows: Rows) -> dict[str, tuple[npt.NDArray[Any], Any, Any]]:
 
 
 def _write_blocks(group: zarr.Group, rows: Rows, blocks: Sequence[tuple[int, int]]) -> None:
-    for name, (values, _, fill) in _columns(rows).items() if blocks else ():
-        array = layout.for_writing(layout.array_at(group, name))
-        for start, stop in blocks:
+    arrays = {name: layout.for_writing(layout.array_at(group, name)) for name in (_NAMES if blocks else ())}
+    for start, stop in blocks:
+        for name, (values, _, fill) in _columns(rows.part(start, stop)).items():
+            size, length = arrays[name].chunks[0], arrays[name].shape[0]
             # To the end of a block: what is read to be completed may be damaged.
-            beyond = min(-(-stop // array.chunks[0]) * array.chunks[0], array.shape[0]) - stop
-            array[start : stop + beyond] = np.concatenate([values[start:stop], np.full(beyond, fill, values.dtype)])
+            beyond = min(-(-stop // size) * size, length) - stop
+            arrays[name][start : stop + beyond] = np.concatenate([values, np.full(beyond, fill, values.dtype)])
 
 
 def _write(
@@ -250,7 +261,7 @@ def _write(
     for name in _NAMES:
         layout.lengthen(layout.array_at(group, name), len(rows))
     # Not to the array's end: an extension that was killed may have left it longer.
-    _write_blocks(group, rows, [(first_block * block_rows, len(rows))])
+    _write_blocks(group, rows, _spans(first_block * block_rows, len(rows), block_rows))
     layout.commit(
         group,
         KIND,
