@@ -21,6 +21,8 @@ from embedstore.errors import ModelUnavailable
 from embedstore.sources import open_source
 from embedstore.store import Store
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 

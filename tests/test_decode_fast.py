@@ -22,6 +22,8 @@ from embedstore.encoders.fast import FastTransform, fast_transform
 from embedstore.errors import UnknownName, UsageError
 from embedstore.sources import decode, open_source
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).parents[2] / "shared"
 MODELS = SHARED / "models"
 PHOTOGRAPHS = SHARED / "data" / "imagenet1k-sample" / "test-000000.tar"

@@ -53,6 +53,8 @@ from embedstore.report.summary import paragraphs
 from embedstore.sources import decode, open_source
 from embedstore.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 def attacked(name: str = "far-smooth", **changes: Any) -> list[Result]:
     """Results on an attack; those without some train images left out the very rows that it aimed at."""
