@@ -37,6 +37,8 @@ from embedstore.sources import decode, open_source
 from embedstore.sources.tarindex import members, samples
 from embedstore.store import Store
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = Options(steps=6, every=3, snapshots=(3, 6), smoothness=0.0, lr=0.01)
 
 

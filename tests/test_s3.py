@@ -22,6 +22,8 @@ from embedstore.extract import Outcome, embed_images, embed_texts, list_rows
 from embedstore.sources import open_source, read_classes
 from embedstore.store import Images, Store
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("s3fs", reason="the s3 extra is not installed")
 moto_server = pytest.importorskip("moto.server", reason="moto, which plays the server, is not installed")
 
