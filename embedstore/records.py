@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -84,6 +84,10 @@ class Rows:
         columns = ("keys", "labels", "shard", "offset", "length")
         return replace(self, **{name: getattr(self, name)[start:stop] for name in columns})
 
+    def pieces(self, column: str) -> Iterator[Any]:
+        """One column in pieces, one after the other: here it is in memory, and comes as a whole."""
+        yield getattr(self, column)
+
     def same(self, other: Rows) -> bool:
         """Whether keys, labels, places and shards are the same; names and source apart."""
         columns = ("labels", "shard", "offset", "length")
@@ -93,11 +97,13 @@ class Rows:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of keys, labels, places and shard sizes: equal if and only if the row lists are."""
         digest = hashlib.sha256()
-        for key in self.keys:
-            raw = key.encode("utf-8", "surrogateescape")
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-        for column, dtype in ((self.labels, "<i4"), (self.shard, "<i4"), (self.offset, "<i8"), (self.length, "<i8")):
-            digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
+        for keys in self.pieces("keys"):
+            for key in keys:
+                raw = key.encode("utf-8", "surrogateescape")
+                digest.update(len(raw).to_bytes(8, "little") + raw)
+        for column, dtype in (("labels", "<i4"), ("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")):
+            for piece in self.pieces(column):
+                digest.update(np.ascontiguousarray(piece, dtype=dtype).tobytes())
         digest.update(fingerprint([asdict(shard) for shard in self.shards]).encode())
         return digest.hexdigest()
 

@@ -73,7 +73,7 @@ def side(store: Store, text: str, split: str, source: str | None, option: str) -
     try:
         found = open_source(source or rows.source, dataset=rows.dataset, split=rows.split)
         # Names of classes may have come from a file of their own; everything else must be as it was stored.
-        now = replace(found.scan(), class_names=None)
+        now = replace(found.scan().part(0, None), class_names=None)
     except (errors.SourceError, errors.UsageError) as error:
         if source is not None:
             raise

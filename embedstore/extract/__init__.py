@@ -57,7 +57,7 @@ def list_rows(
     FingerprintMismatch
         If the store holds other rows under this name.
     """
-    rows = source.scan().part(0, limit)
+    rows = source.scan(limit)
     return store.add_rows(
         source.dataset, source.split, rows, block_rows=block_rows, extend=extend, retry_failed=retry_failed
     )

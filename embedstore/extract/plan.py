@@ -78,7 +78,7 @@ def make_plan(
         As :func:`embedstore.extract.list_rows`.
     """
     processes = len(devices_of(devices)) if devices else 1
-    rows = source.scan().part(0, limit)
+    rows = source.scan(limit)
     if store is None:
         check_keys(rows)
     else:
@@ -95,7 +95,7 @@ def make_plan(
     mine = blocks[share[0] :: share[1]]
     to_do = [(start, stop) for start, stop in mine if np.isin(status[start:stop], (PENDING, *again)).any()]
     count = sum(stop - start for start, stop in to_do)
-    lengths = np.concatenate([rows.length[start:stop] for start, stop in to_do]) if to_do else np.zeros(0, np.int64)
+    lengths = (rows.part(start, stop).length for start, stop in to_do)
     rate = _measure(encoder, source, rows, to_do, batch_size, workers, captions) if to_do else None
     return Plan(
         model=encoder.provenance.name,
@@ -104,7 +104,7 @@ def make_plan(
         blocks=len(blocks),
         blocks_to_do=len(to_do),
         rows_to_do=count,
-        bytes_in=int(lengths[lengths > 0].sum()) if (lengths > 0).any() else None,
+        bytes_in=sum(int(one[one > 0].sum()) for one in lengths) or None,
         bytes_out=count * _bytes_a_row(encoder, captions is not None),
         images_per_second=None if rate is None else rate * processes,
         seconds=None if rate is None else count / (rate * processes),

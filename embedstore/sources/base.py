@@ -29,8 +29,8 @@ class Source(Protocol):
     dataset: str
     split: str
 
-    def scan(self) -> Rows:
-        """List the rows: names and places only, no image is decoded.
+    def scan(self, limit: int | None = None) -> Rows:
+        """List the rows, or the first ones of them: names and places only, no image is decoded.
 
         Raises
         ------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from embedstore.records import Rows
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import read_classes
 from embedstore.sources.images import IMAGE_EXTENSIONS, MOST_BYTES, too_large
+from embedstore.sources.listing import Listing
 from embedstore.sources.naming import DEFAULT_SPLIT, check_name, choices, directory_names
 from embedstore.sources.places import FileSystem, base_name, border, entries, locate, own_fault
 from embedstore.sources.reading import files
@@ -51,8 +53,8 @@ class FolderSource:
     def __repr__(self) -> str:
         return f"<FolderSource {redact(self._root)}: {self.dataset}/{self.split}>"
 
-    def scan(self) -> Rows:
-        """List one row per image file; nothing is opened.
+    def scan(self, limit: int | None = None) -> Rows:
+        """List one row per image file; nothing is opened. Of a local folder, one directory at a time is in memory.
 
         Raises
         ------
@@ -64,39 +66,45 @@ class FolderSource:
         """
         fs, _ = locate(self._spec)
         fs.invalidate_cache()  # what was listed earlier in this process may be out of date
-        shown = redact(self._root)
-        sizes = _images_below(fs, self._root)
-        if not sizes:
-            raise SourceError(f"{shown}: no images (looked for .{', .'.join(IMAGE_EXTENSIONS)}) and no .tar shards")
-        top = [key for key in sizes if "/" not in key]
-        if top and len(top) < len(sizes):
-            nested = next(key for key in sizes if "/" in key)
-            raise UsageError(
-                f"{shown} has images at the top ({top[0]!r}) and in sub-folders ({nested!r}): it is neither one"
-                " sub-folder per class nor flat. Move one kind elsewhere"
-            )
-        folders = [] if top else [base_name(path) for path in entries(fs, self._root)[1]]
-        return self._rows(sizes, folders, shown)
+        return Listing(self._parts(fs), limit)
 
-    def _rows(self, sizes: dict[str, int], folders: list[str], shown: str) -> Rows:
-        folder_of = {key: key.partition("/")[0] if folders else "" for key in sizes}
-        empty = set(folders) - set(folder_of.values())
+    def _parts(self, fs: FileSystem) -> Iterator[Rows]:
+        shown = redact(self._root)
+        below = _images_below(fs, self._root)
+        first = next(below, None)
+        if first is None:
+            raise SourceError(f"{shown}: no images (looked for .{', .'.join(IMAGE_EXTENSIONS)}) and no .tar shards")
+        if first[0] == "":
+            nested = next((f"{other}/{name}" for other, names in below for name in names), None)
+            if nested is not None:
+                raise UsageError(
+                    f"{shown} has images at the top ({min(first[1])!r}) and in sub-folders ({nested!r}): it is neither"
+                    " one sub-folder per class nor flat. Move one kind elsewhere"
+                )
+            yield self._part(*first, {})
+            return
+        empty = {base_name(path) for path in entries(fs, self._root)[1]}
+        label_of = _labels(sorted(empty), self._class_names, shown)
+        for directory, sizes in chain([first], below):
+            empty.discard(_class_folder(directory))
+            yield self._part(directory, sizes, label_of)
         if empty:
             raise SourceError(
                 f"{shown}: no images in class folder(s) {choices(empty)}."
                 " Each sub-folder is a class; move away those that are not"
             )
-        names = self._class_names
-        label_of = _labels(sorted(folders), names, shown)
-        keys = sorted(sizes, key=lambda key: (folder_of[key], *_directory_and_name(key)))
+
+    def _part(self, directory: str, sizes: dict[str, int], label_of: dict[str, int]) -> Rows:
+        """The images right in one directory, by name."""
+        names = sorted(sizes)
         return Rows(
-            keys=keys,
-            labels=np.array([label_of.get(folder_of[key], -1) for key in keys], dtype=np.int32),
-            shard=np.full(len(keys), -1, dtype=np.int32),
-            offset=np.zeros(len(keys), dtype=np.int64),
-            length=np.array([sizes[key] for key in keys], dtype=np.int64),
+            keys=[f"{directory}/{name}" if directory else name for name in names],
+            labels=np.full(len(names), label_of.get(_class_folder(directory), -1), dtype=np.int32),
+            shard=np.full(len(names), -1, dtype=np.int32),
+            offset=np.zeros(len(names), dtype=np.int64),
+            length=np.array([sizes[name] for name in names], dtype=np.int64),
             shards=(),
-            class_names=names or (tuple(label_of) or None),
+            class_names=self._class_names or (tuple(label_of) or None),
             source=redact(self._spec),
         )
 
@@ -194,45 +202,61 @@ def _labels(folders: list[str], names: tuple[str, ...] | None, shown: str) -> di
     return {folder: label_of[folder] for folder in folders}
 
 
-def _directory_and_name(key: str) -> tuple[str, str]:
-    directory, _, name = key.rpartition("/")
-    return directory, name
+def _class_folder(directory: str) -> str:
+    return directory.partition("/")[0]
 
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_EXTENSIONS
 
 
-def _images_below(fs: FileSystem, root: str) -> dict[str, int]:
-    """Sizes of all images in a folder and below it, by their path in it; hidden ones left out."""
+def _images_below(fs: FileSystem, root: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """Sizes by name of the images in each directory below a folder that has any; hidden ones left out.
+
+    Directories are named by their path in the folder, and come by class, then by that path.
+    """
     from fsspec.implementations.local import LocalFileSystem
 
+    local = isinstance(fs, LocalFileSystem)
     with border(redact(root)):
-        if isinstance(fs, LocalFileSystem):
-            return dict(_walk(root, "", ()))
-        start = len(root.rstrip("/")) + 1
-        found = {path[start:]: int(info["size"] or 0) for path, info in fs.find(root, detail=True).items()}
-    return {
-        key: size
-        for key, size in found.items()
-        if _is_image(key) and not any(part.startswith(".") for part in key.split("/"))
-    }
+        found = dict.fromkeys(_directories(root, "", ())) if local else _found(fs, root)
+    for directory in sorted(found, key=lambda directory: (_class_folder(directory), directory)):
+        with border(redact(root)):
+            sizes = found[directory] or dict(_images_in(os.path.join(root, directory)))
+        if sizes:
+            yield directory, sizes
 
 
-def _walk(directory: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Walk a local folder through symbolic links (fsspec's own walk does not), but not round in circles."""
+def _found(fs: FileSystem, root: str) -> dict[str, dict[str, int]]:
+    start, found = len(root.rstrip("/")) + 1, defaultdict[str, dict[str, int]](dict)
+    for path, info in fs.find(root, detail=True).items():
+        directory, _, name = path[start:].rpartition("/")
+        if _is_image(name) and not any(part.startswith(".") for part in path[start:].split("/")):
+            found[directory][name] = int(info["size"] or 0)
+    return found
+
+
+def _directories(directory: str, name: str, above: tuple[str, ...]) -> Iterator[str]:
+    """A local folder and all below it, through symbolic links (fsspec's own walk does not), but not round in circles.
+
+    By their paths in the first one, which is "".
+    """
     real = os.path.realpath(directory)
     if real in above:
         return
+    yield name
     with os.scandir(directory) as listing:
         for entry in listing:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
-            elif _is_image(entry.name):
+            if entry.is_dir() and not entry.name.startswith("."):
+                yield from _directories(entry.path, f"{name}/{entry.name}" if name else entry.name, (*above, real))
+
+
+def _images_in(directory: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(directory) as listing:
+        for entry in listing:
+            if _is_image(entry.name) and not entry.name.startswith(".") and not entry.is_dir():
                 # A dangling link is an image that cannot be had, not one that is not there.
-                yield prefix + entry.name, entry.stat().st_size if entry.is_file() else -1
+                yield entry.name, entry.stat().st_size if entry.is_file() else -1
 
 
 def open_folder(spec: str, root: str, *, dataset: str | None, split: str | None, classes: str | None) -> FolderSource:

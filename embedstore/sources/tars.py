@@ -16,6 +16,7 @@ from embedstore.records import Rows, Shard
 from embedstore.sources.base import Payload
 from embedstore.sources.classes import check_label
 from embedstore.sources.images import IMAGE_EXTENSIONS, readable, too_large
+from embedstore.sources.listing import PART_ROWS, Listing
 from embedstore.sources.naming import choices
 from embedstore.sources.places import FileSystem, base_name, border, locate
 from embedstore.sources.reading import Fetch, ranges, size_of, spans
@@ -59,7 +60,7 @@ class TarSource:
         """Leave behind what this process knows; the captions can be many, and all of it is quickly made again."""
         return {**self.__dict__, "_captions": None, "_sure": set(), "_by_name": None}
 
-    def scan(self) -> Rows:
+    def scan(self, limit: int | None = None) -> Rows:
         """List one row per sample, image or not, from the shards' headers and their ``.cls`` members.
 
         Raises
@@ -68,14 +69,23 @@ class TarSource:
             A shard is missing, compressed, damaged or cut short; a key or suffix repeats; a label is no integer or has
             no class name. The message names the shard, and the key where there is one.
         """
-        table = _Table(self._class_names)
+        rows = Listing(self._parts(), limit)
+        if not len(rows):
+            names = choices(shard.name for shard in rows.shards)
+            raise SourceError(f"{rows.source}: no samples in {len(rows.shards)} shard(s): {names}")
+        return rows
+
+    def _parts(self) -> Iterator[Rows]:
+        part = _Part(self._class_names, redact(self._spec))
         for path in self._paths:
             with self._open(path) as file:
                 size = file.seek(0, 2)
-                table.begin(Shard(self._name(path), size))
+                part.shards.append(Shard(self._name(path), size))
                 for key, sample in samples(members(file, self._name(path)), self._name(path)):
-                    table.add(key, sample, file)
-        return table.rows(redact(self._spec))
+                    part.add(key, sample, file)
+                    if len(part.keys) == PART_ROWS:
+                        yield part.taken()
+        yield part.taken()
 
     def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
         """Yield each row's image bytes; neighbouring images of a shard come in one read, at most 32 MB or one image."""
@@ -165,48 +175,41 @@ class TarSource:
         return self._captions[2]
 
 
-class _Table:
-    """The row list while it grows: compact columns, because there may be a hundred million rows."""
+class _Part:
+    """Rows while they are collected, column by column, and all shards so far."""
 
-    def __init__(self, class_names: tuple[str, ...] | None) -> None:
-        self.class_names = class_names
+    def __init__(self, class_names: tuple[str, ...] | None, source: str) -> None:
+        self.class_names, self.source = class_names, source
         self.shards: list[Shard] = []
-        self.seen: dict[str, int] = {}  # key to shard, in row order
+        self._begin()
+
+    def _begin(self) -> None:
+        self.keys: list[str] = []
         self.labels, self.shard = array("i"), array("i")
         self.offset, self.length = array("q"), array("q")
 
-    def begin(self, shard: Shard) -> None:
-        self.shards.append(shard)
-
     def add(self, key: str, sample: Sample, file: IO[bytes]) -> None:
-        number, shard = len(self.shards) - 1, self.shards[-1].name
-        first = self.seen.setdefault(key, number)
-        if len(self.seen) == len(self.labels):  # nothing was added
-            raise SourceError(
-                f"key {key!r} is in {self.shards[first].name} and again in {shard}; keys must be unique in a split."
-                " Are two splits or data sets mixed, or a sample's members not side by side?"
-            )
         image = image_member(sample)
-        self.labels.append(_label(key, sample, file, shard, self.class_names))
-        self.shard.append(number)
+        self.labels.append(_label(key, sample, file, self.shards[-1].name, self.class_names))
+        self.keys.append(key)
+        self.shard.append(len(self.shards) - 1)
         self.offset.append(-1 if image is None else image.offset)
         self.length.append(-1 if image is None else image.length)
 
-    def rows(self, source: str) -> Rows:
-        if not self.seen:
-            raise SourceError(
-                f"{source}: no samples in {len(self.shards)} shard(s): {choices(s.name for s in self.shards)}"
-            )
-        return Rows(
-            keys=list(self.seen),
+    def taken(self) -> Rows:
+        """What was collected; what follows begins anew."""
+        rows = Rows(
+            keys=self.keys,
             labels=np.array(self.labels, dtype=np.int32),
             shard=np.array(self.shard, dtype=np.int32),
             offset=np.array(self.offset, dtype=np.int64),
             length=np.array(self.length, dtype=np.int64),
             shards=tuple(self.shards),
             class_names=self.class_names,
-            source=source,
+            source=self.source,
         )
+        self._begin()
+        return rows
 
 
 def _runs(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:

@@ -82,7 +82,7 @@ class VisionSource:
         """Leave the torchvision object behind; see the class."""
         return {**self.__dict__, "_data": None}
 
-    def scan(self) -> Rows:
+    def scan(self, limit: int | None = None) -> Rows:
         """List one row per image, keyed by its eight-digit index; downloads the data set if it is missing.
 
         Raises
@@ -107,7 +107,7 @@ class VisionSource:
             shards=(),
             class_names=names,
             source=f"{PREFIX}{self._name}",
-        )
+        ).part(0, limit)
 
     def read(self, rows: Rows, start: int, stop: int) -> Iterator[Payload]:
         """Yield each row's image as torchvision gives it, untransformed."""

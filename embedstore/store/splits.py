@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from embedstore.records import Failure, IntArray, Rows, Shard
 from embedstore.store import changes, layout
 
 KIND = "rows"
-_NAMES = ("key", "label", "shard", "offset", "length")
+# Dtype and fill value of every array of a row list.
+_FORMS: dict[str, tuple[Any, Any]] = {
+    "key": (str, ""),
+    "label": ("int32", -1),
+    "shard": ("int32", -1),
+    "offset": ("int64", -1),
+    "length": ("int64", -1),
+}
 _ROWS_AT_ONCE = 16_384  # written or read back together, but at least a block
 
 
@@ -118,7 +126,7 @@ class Split:
     @cached_property
     def _columns(self) -> dict[str, zarr.Array[Any]]:
         path = f"datasets/{self.name}"
-        return {name: layout.whole(layout.array_at(self._root, f"{path}/{name}"), len(self)) for name in _NAMES}
+        return {name: layout.whole(layout.array_at(self._root, f"{path}/{name}"), len(self)) for name in _FORMS}
 
 
 def write_rows(
@@ -141,7 +149,7 @@ def write_rows(
     there = stored_split(root, dataset, split)
     if there is None:
         group = layout.make_group(root, path)
-        for name, (_, dtype, fill) in _columns(rows).items():
+        for name, (dtype, fill) in _FORMS.items():
             layout.create_array(
                 group, name, shape=(len(rows),), chunks=(block_rows,), dtype=dtype, dimensions=("row",), fill_value=fill
             )
@@ -212,7 +220,8 @@ def _mixed(name: str) -> StoreCorrupt:
 
 def check_keys(rows: Rows) -> None:
     """Raise UsageError if a key is no text: a file's name that is not UTF-8."""
-    odd = [key for key in rows.keys if not key.isprintable() and any("\ud800" <= c <= "\udfff" for c in key)]
+    keys = chain.from_iterable(rows.pieces("keys"))
+    odd = [key for key in keys if not key.isprintable() and any("\ud800" <= c <= "\udfff" for c in key)]
     if odd:
         names = ", ".join(ascii(key) for key in odd[:3]) + (" …" if len(odd) > 3 else "")
         raise UsageError(
@@ -233,32 +242,27 @@ def _first_change(stored: Split, rows: Rows) -> int:
     return int(changed[0]) if len(changed) else len(stored)
 
 
-def _columns(rows: Rows) -> dict[str, tuple[npt.NDArray[Any], Any, Any]]:
-    """Values, dtype and fill value of every array of a row list."""
-    return {
-        "key": (np.asarray(rows.keys, dtype=np.dtypes.StringDType()), str, ""),
-        "label": (rows.labels, "int32", -1),
-        "shard": (rows.shard, "int32", -1),
-        "offset": (rows.offset, "int64", -1),
-        "length": (rows.length, "int64", -1),
-    }
+def _columns(rows: Rows) -> dict[str, npt.NDArray[Any]]:
+    keys = np.asarray(rows.keys, dtype=np.dtypes.StringDType())
+    return {"key": keys, "label": rows.labels, "shard": rows.shard, "offset": rows.offset, "length": rows.length}
 
 
 def _write_blocks(group: zarr.Group, rows: Rows, blocks: Sequence[tuple[int, int]]) -> None:
-    arrays = {name: layout.for_writing(layout.array_at(group, name)) for name in (_NAMES if blocks else ())}
+    arrays = {name: layout.for_writing(layout.array_at(group, name)) for name in (_FORMS if blocks else ())}
     for start, stop in blocks:
-        for name, (values, _, fill) in _columns(rows.part(start, stop)).items():
+        for name, values in _columns(rows.part(start, stop)).items():
             size, length = arrays[name].chunks[0], arrays[name].shape[0]
             # To the end of a block: what is read to be completed may be damaged.
             beyond = min(-(-stop // size) * size, length) - stop
-            arrays[name][start : stop + beyond] = np.concatenate([values, np.full(beyond, fill, values.dtype)])
+            rest = np.full(beyond, _FORMS[name][1], values.dtype)
+            arrays[name][start : stop + beyond] = np.concatenate([values, rest])
 
 
 def _write(
     group: zarr.Group, rows: Rows, block_rows: int, first_block: int, names: tuple[str, ...] | None, **more: Any
 ) -> None:
     """Write a row list's blocks from `first_block` on, and declare the list complete."""
-    for name in _NAMES:
+    for name in _FORMS:
         layout.lengthen(layout.array_at(group, name), len(rows))
     # Not to the array's end: an extension that was killed may have left it longer.
     _write_blocks(group, rows, _spans(first_block * block_rows, len(rows), block_rows))
