@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.abc.store import Store as ZarrStore
-from zarr.errors import ContainsArrayError
 
 from embedstore.errors import (
     FingerprintMismatch,
@@ -20,14 +16,13 @@ from embedstore.errors import (
     StoreCorrupt,
     StoreNotFound,
     UnknownName,
-    UsageError,
     redact,
-    scrub,
 )
 from embedstore.records import FloatArray, Provenance, Result, Rows
-from embedstore.store import images, layout, results, splits, texts, verify
+from embedstore.store import images, layout, opening, results, splits, texts, verify
 from embedstore.store.damage import Problem, survey
 from embedstore.store.images import Images, ImageWriter
+from embedstore.store.opening import Location
 from embedstore.store.splits import Split
 
 DEFAULT_BLOCK_ROWS = 1024
@@ -45,7 +40,7 @@ class Store:
         self.location = location
 
     @classmethod
-    def create(cls, location: str | Path | ZarrStore) -> Store:
+    def create(cls, location: Location) -> Store:
         """Create a store, or open the one that is there, for writing.
 
         Raises
@@ -53,22 +48,10 @@ class Store:
         StoreNotFound
             If something that is not a store of ours is in the way.
         """
-        if isinstance(location, Path | str) and "://" not in str(location):
-            path = Path(location)
-            if path.exists() and not (path / "zarr.json").exists() and (path.is_file() or _holds_files(path)):
-                raise StoreNotFound(f"{_shown(location)} exists and is not an embedstore; give a new path")
-        try:
-            root = zarr.open_group(_zarr_location(location), mode="a", zarr_format=3)
-        except (ValueError, TypeError, AttributeError, ImportError) as error:
-            raise _unusable(location, error) from error
-        if not dict(root.attrs):
-            if layout.children(root, zarr.Group) or layout.children(root, zarr.Array):
-                raise StoreNotFound(f"{_shown(location)} is a Zarr group that embedstore did not make; give a new path")
-            root.update_attributes({layout.ATTRIBUTE: {"format": layout.FORMAT}})
-        return cls(_checked(root, location), str(location))
+        return cls(opening.created(location), str(location))
 
     @classmethod
-    def open(cls, location: str | Path | ZarrStore, *, writable: bool = False) -> Store:
+    def open(cls, location: Location, *, writable: bool = False) -> Store:
         """Open an existing store.
 
         Raises
@@ -78,29 +61,20 @@ class Store:
         StoreCorrupt
             If it was written in a format that this version does not know.
         """
-        try:
-            root = zarr.open_group(_zarr_location(location), mode="r+" if writable else "r", zarr_format=3)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            there = isinstance(location, Path | str) and Path(location).exists()
-            what = "exists and is not an embedstore" if there else "does not exist; `embedstore extract` makes a store"
-            raise StoreNotFound(f"{_shown(location)} {what}") from error
-        except (ValueError, TypeError, AttributeError, ImportError) as error:
-            raise _unusable(location, error) from error
-        return cls(_checked(root, location), str(location))
+        return cls(opening.opened(location, writable=writable), str(location))
 
     @classmethod
-    def find(cls, location: str | Path | ZarrStore) -> Store | None:
+    def find(cls, location: Location) -> Store | None:
         """The store at a location, for reading; None where there is nothing. Raises as :meth:`open` otherwise."""
         try:
             return cls.open(location)
         except StoreNotFound:
-            path = Path(location) if isinstance(location, Path | str) else Path()
-            if isinstance(location, Path | str) and (path.is_file() or (path.is_dir() and _holds_files(path))):
-                raise  # something else is in the way
+            if opening.is_taken(location):
+                raise
             return None
 
     def __repr__(self) -> str:
-        return f"Store({_shown(self.location)!r})"
+        return f"Store({redact(self.location)!r})"
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
@@ -376,17 +350,7 @@ class Store:
             texts.write(self._root, model, mark, class_set, template_set, content, vectors)
 
     def _text_array(self, model: str, class_set: str, templates: str) -> zarr.Array[Any]:
-        provenance = self.provenance(model)
-        path = texts.path_of(model, class_set, templates)
-        if layout.committed(self._root, path, texts.KIND) is None:
-            if provenance.tokenizer is None:
-                raise NotAvailable(f"{model} has no text tower")
-            have = [f"{name}/{inner}" for name, sets in self.class_sets(model).items() for inner in sets]
-            raise NotAvailable(
-                f"{model} has no prompts {class_set}/{templates} (it has: {', '.join(have) or 'none'}); extract "
-                f"{class_set} again with --templates {templates}, and with --classes FILE where it names no classes"
-            )
-        return layout.array_at(self._root, path)
+        return texts.array(self._root, self.provenance(model), class_set, templates)
 
     # Results ----------------------------------------------------------------------------------------------------------
 
@@ -440,42 +404,3 @@ class Store:
     def leftovers(self) -> int:
         """How many temporary files killed writers left behind; every reader passes over them."""
         return survey(self._root, lambda path: False).leftovers
-
-
-def _zarr_location(location: str | Path | ZarrStore) -> str | ZarrStore:
-    return location if isinstance(location, ZarrStore) else str(location)
-
-
-def _holds_files(folder: Path) -> bool:
-    """Whether there is anything but what a killed writer left before it had written the first file."""
-    return any(not entry.name.endswith(".partial") for entry in folder.iterdir())
-
-
-def _shown(location: object) -> str:
-    return redact(str(location))
-
-
-def _unusable(location: object, error: Exception) -> Exception:
-    """What to say of a location that Zarr cannot open as a group."""
-    if isinstance(error, ContainsArrayError):
-        return StoreNotFound(f"{_shown(location)} is a Zarr array, not an embedstore; give a new path")
-    if isinstance(error, json.JSONDecodeError | AttributeError):  # cut off; or JSON, and no object
-        return StoreCorrupt(
-            f"the metadata of {_shown(location)} cannot be read: {scrub(str(error))}. Restore its zarr.json"
-        )
-    return UsageError(f"{_shown(location)} cannot be opened as a store: {scrub(str(error))}")
-
-
-def _checked(root: zarr.Group, location: object) -> zarr.Group:
-    content: Any = dict(root.attrs).get(layout.ATTRIBUTE)
-    if not isinstance(content, dict) or "format" not in content:
-        raise StoreNotFound(
-            f"{_shown(location)} is a Zarr group, but not an embedstore (no {layout.ATTRIBUTE!r} attribute); "
-            "if `embedstore extract` was killed as it began, run it again"
-        )
-    if content["format"] != layout.FORMAT:
-        raise StoreCorrupt(
-            f"{_shown(location)} is an embedstore of format {content['format']!r}, this version reads format "
-            f"{layout.FORMAT}; upgrade embedstore"
-        )
-    return root

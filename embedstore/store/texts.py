@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from embedstore.errors import FingerprintMismatch
-from embedstore.records import FloatArray, fingerprint
+from embedstore.errors import FingerprintMismatch, NotAvailable
+from embedstore.records import FloatArray, Provenance, fingerprint
 from embedstore.store import layout
 
 KIND = "texts"
@@ -52,6 +52,21 @@ def sets(root: zarr.Group, model: str) -> dict[str, list[str]]:
         for name in layout.children(group, zarr.Group)
     }
     return {name: found for name, found in complete.items() if found}
+
+
+def array(root: zarr.Group, provenance: Provenance, class_set: str, template_set: str) -> zarr.Array[Any]:
+    """(C, P, D): stored prompts of a model; NotAvailable, saying what there is, if they were not embedded."""
+    path = path_of(provenance.name, class_set, template_set)
+    if layout.committed(root, path, KIND) is None:
+        if provenance.tokenizer is None:
+            raise NotAvailable(f"{provenance.name} has no text tower")
+        have = [f"{name}/{inner}" for name, found in sets(root, provenance.name).items() for inner in found]
+        raise NotAvailable(
+            f"{provenance.name} has no prompts {class_set}/{template_set} (it has: {', '.join(have) or 'none'}); "
+            f"extract {class_set} again with --templates {template_set}, and with --classes FILE where it names no "
+            "classes"
+        )
+    return layout.array_at(root, path)
 
 
 def _arrays(group: zarr.Group, class_set: str) -> list[str]:
