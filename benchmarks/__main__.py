@@ -22,6 +22,7 @@ BENCHMARKS = {
     "start": "start",
     "store": "store",
     "decode": "decode",
+    "fast": "decode",
     "scan": "scan",
     "probe": "probes",
     "together": "probes",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -23,58 +25,88 @@ from embedstore.encoders import ImageFeatures
 from embedstore.encoders.fast import fast_transform
 from embedstore.records import Provenance
 
-_BATCH = 32
+_BATCH, _NAME = 32, "test-0.tar"
 _COSINE = 0.999
 
 
 def decode(scale: float) -> Iterator[Stage]:
-    """A shard of JPEGs through ``embedstore extract``, exact and fast, against Pillow and the transform alone."""
-    workers = cores()
-    margin = 2 * workers + 1
-    batches = max(4, int(40 * scale))
-    exact, fast = Idle(_transform()), Idle(_fast_transform())
-    with tempfile.TemporaryDirectory() as folder, _pool(workers) as pool:
-        shard = Path(folder, "test-0.tar")
-        pictures = write_shard(shard, (batches + 2 * margin) * _BATCH)
-        count = batches * _BATCH
-
-        def alone() -> Timed:
-            """In chunks of a batch, as many as the pipeline's clock sees; the pool has started before."""
-            chunks = [[pictures[(n * _BATCH + i) % len(pictures)] for i in range(_BATCH)] for n in range(batches)]
-            began = time.perf_counter()
-            pool.map(_prepare, chunks, chunksize=1)
-            return Timed(count, time.perf_counter() - began)
-
-        def extract(encoder: Idle) -> Callable[[], Timed]:
-            def run() -> Timed:
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    speed = pipeline(encoder, shard, Path(place, "s.zarr"), margin, _BATCH, workers)
-                return Timed(count, count / speed.images_per_second)
-
-            return run
-
-        def same_count(ours: int, theirs: int) -> None:
-            if ours != theirs:
-                raise Disagreement(f"{ours} images against {theirs}")
-
-        def same_pixels(ours: int, theirs: int) -> None:
-            same_count(ours, theirs)
-            _agree(pictures[:32])
-
-        size = f"{count:,} JPEGs of 500 x 375 to 224 x 224, {workers} processes"
+    """A shard of JPEGs through ``embedstore extract``, against Pillow and the transform alone."""
+    with _shard(scale) as shard:
         yield Stage(
-            f"extract {size}, with a model that costs nothing",
-            extract(exact),
-            [Reference("Pillow and the transform alone", alone, same_count, aim=0.95)],
+            f"extract {shard}, with a model that costs nothing",
+            shard.extracted(Idle(_transform())),
+            [Reference("Pillow and the transform alone", shard.alone, _same_count, aim=0.95)],
         )
+
+
+def fast(scale: float) -> Iterator[Stage]:
+    """The same with ``--decode fast``."""
+
+    def same_pixels(ours: int, theirs: int) -> None:
+        _same_count(ours, theirs)
+        _agree(shard.pictures[:32])
+
+    with _shard(scale) as shard:
         yield Stage(
-            f"the same with --decode fast ({size})",
-            extract(fast),
+            f"the same with --decode fast ({shard})",
+            shard.extracted(Idle(_fast_transform())),
             [
-                Reference("--decode exact", extract(exact), same_pixels, aim=1.5),
-                Reference("Pillow and the transform alone", alone, same_count),
+                Reference("--decode exact", shard.extracted(Idle(_transform())), same_pixels, aim=1.5),
+                Reference("Pillow and the transform alone", shard.alone, _same_count),
             ],
         )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard of photographs, and a pool of processes that do nothing else than decode and transform."""
+
+    folder: Path
+    batches: int
+    workers: int
+    pool: Pool
+    pictures: list[bytes]
+
+    def __str__(self) -> str:
+        return f"{self.batches * _BATCH:,} JPEGs of 500 x 375 to 224 x 224, {self.workers} processes"
+
+    def alone(self) -> Timed:
+        """In chunks of a batch, as many as the pipeline's clock sees; the pool has started before."""
+        ones = self.pictures
+        chunks = [[ones[(n * _BATCH + i) % len(ones)] for i in range(_BATCH)] for n in range(self.batches)]
+        began = time.perf_counter()
+        self.pool.map(_prepare, chunks, chunksize=1)
+        return Timed(self.batches * _BATCH, time.perf_counter() - began)
+
+    def extracted(self, encoder: Idle) -> Callable[[], Timed]:
+        """All of ``embedstore extract``."""
+
+        def run() -> Timed:
+            with tempfile.TemporaryDirectory(dir=self.folder) as place:
+                shard, store = self.folder / _NAME, Path(place, "s.zarr")
+                speed = pipeline(encoder, shard, store, _margin(self.workers), _BATCH, self.workers)
+            count = self.batches * _BATCH
+            return Timed(count, count / speed.images_per_second)
+
+        return run
+
+
+@contextmanager
+def _shard(scale: float) -> Iterator[_Shard]:
+    workers, batches = cores(), max(4, int(40 * scale))
+    with tempfile.TemporaryDirectory() as folder, _pool(workers) as pool:
+        pictures = write_shard(Path(folder, _NAME), (batches + 2 * _margin(workers)) * _BATCH)
+        yield _Shard(Path(folder), batches, workers, pool, pictures)
+
+
+def _margin(workers: int) -> int:
+    """Batches at either end in which not all processes are at work."""
+    return 2 * workers + 1
+
+
+def _same_count(ours: int, theirs: int) -> None:
+    if ours != theirs:
+        raise Disagreement(f"{ours} images against {theirs}")
 
 
 class Idle:

@@ -84,11 +84,15 @@ def test_a_limit_keeps_the_first_rows_and_all_shards(limit):
     assert listing.fingerprint() == expected.fingerprint()
 
 
+@pytest.mark.parametrize("ascending", [True, False])
 @pytest.mark.parametrize(
-    ("first", "again"), [(0, 1), (0, PART_ROWS - 1), (PART_ROWS - 1, PART_ROWS), (3, 2 * PART_ROWS)]
+    ("first", "again"),
+    [(0, 1), (0, PART_ROWS - 1), (PART_ROWS - 1, PART_ROWS), (3, 2 * PART_ROWS), (2 * PART_ROWS, 2 * PART_ROWS + 4)],
 )
-def test_a_key_that_comes_twice_is_refused_and_both_places_are_named(first, again):
+def test_a_key_that_comes_twice_is_refused_and_both_places_are_named(first, again, ascending):
     keys = [f"{n:05}" for n in range(2 * PART_ROWS + 5)]
+    if not ascending:
+        keys = [keys[n * 3 % len(keys)] for n in range(len(keys))]
     keys[again] = keys[first]
     rows = made(keys)
     rows.shard[:] = 0

@@ -88,7 +88,7 @@ class Encoder(Protocol):
     def preprocess(self) -> Callable[[PIL.Image.Image], Any]: ...  # noqa: D102
 
     def images(self, batch: torch.Tensor) -> ImageFeatures:
-        """Embed a batch, (B, 3, H, W) float32 on the CPU, pinned or not; an array where `preprocess` gives arrays."""
+        """Embed (B, 3, H, W) float32, on its device or on the CPU; an array where `preprocess` gives arrays."""
         ...
 
     def texts(self, texts: Sequence[str]) -> FloatArray:

@@ -112,7 +112,7 @@ class ClipEncoder:
             self.projection = np.eye(self.joint_dim, dtype=np.float32)
 
     def images(self, batch: torch.Tensor) -> ImageFeatures:
-        """Embed a batch, (B, 3, H, W) on the CPU, pinned or not."""
+        """Embed a batch, (B, 3, H, W) float32, on its device or on the CPU."""
         with runtime.forward_pass(self._device, self._precision):
             features = self._head.features(batch.to(self._device, non_blocking=True))
             projected = None if self._head.rest is None else self._head.rest(features)

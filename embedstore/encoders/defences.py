@@ -19,6 +19,7 @@ import numpy as np
 from embedstore.encoders import fake
 from embedstore.encoders.base import seeing_through
 from embedstore.encoders.fast import FastTransform
+from embedstore.encoders.levels import TO_TENSOR, Levels, levels
 from embedstore.errors import NotAvailable, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from embedstore.encoders.base import Encoder
 
-# Steps of a torchvision composition that make a tensor of an image; what comes before gives images.
-_TO_TENSOR = frozenset({"ToTensor", "MaybeToTensor", "PILToTensor"})
 _FORMS = "jpeg:QUALITY (1 to 100), blur:RADIUS in pixels, or resize:SHARE of the side (between 0 and 1)"
 
 
@@ -137,6 +136,16 @@ class Defended:
         """What the model takes."""
         return self.normalize(self.defence(self.fit(image)))
 
+    @property
+    def levels(self) -> Levels | None:
+        """Its halves, where the model's own transform has any."""
+        last = levels(self.normalize)
+        if last is None:
+            return None
+        from torchvision.transforms import Compose
+
+        return replace(last, to_bytes=Compose([self.fit, self.defence, last.to_bytes]))
+
 
 @dataclass(frozen=True)
 class _Levels:
@@ -147,8 +156,7 @@ class _Levels:
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
         from PIL import Image
 
-        levels = self.transform(image).numpy().astype(np.uint8)
-        return Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
+        return Image.fromarray(np.ascontiguousarray(self.transform.to_bytes(image).numpy().transpose(1, 2, 0)))
 
 
 def with_defence(encoder: Encoder, defence: Defence) -> Encoder:
@@ -178,10 +186,9 @@ def _parts(preprocess: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], Call
     if preprocess is fake.shrink:
         return fake._small, fake.shrink  # which leaves a small image as it is
     if isinstance(preprocess, FastTransform):
-        grey = np.arange(256, dtype=np.float32)
-        return _Levels(replace(preprocess, table=np.stack([grey] * 3))), replace(preprocess, size=preprocess.crop)
+        return _Levels(preprocess), replace(preprocess, size=preprocess.crop)
     steps = list(getattr(preprocess, "transforms", ()))
-    tensor = [at for at, step in enumerate(steps) if type(step).__name__ in _TO_TENSOR]
+    tensor = [at for at, step in enumerate(steps) if type(step).__name__ in TO_TENSOR]
     if not tensor:
         return None
     from torchvision.transforms import Compose

@@ -1,8 +1,8 @@
 """The usual transform of an image, in half the time: what ``--decode fast`` runs.
 
 Pillow scales with plain code, torch with vector instructions (on x86 with AVX2): the same filter on the same bytes, and
-what comes out differs by 1 of 255 here and there, by 2 or 3 where an image of a few pixels is blown up. And 256 byte
-values have 256 normalised values a channel, so a table gives exactly what dividing, subtracting and dividing gives.
+what comes out differs by 1 of 255 here and there, by 2 or 3 where an image of a few pixels is blown up. What follows is
+the same.
 """
 
 from __future__ import annotations
@@ -14,19 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.encoders.base import seeing_through
+from embedstore.encoders.levels import ByChannel, Levels, normalization, normalized
 from embedstore.errors import UsageError
-from embedstore.records import FloatArray
 
 if TYPE_CHECKING:
     import PIL.Image
     import torch
 
     from embedstore.encoders.base import Encoder
-
-# Of the transforms that follow scaling and cutting; their names, because three libraries have their own.
-_POINTWISE = frozenset(
-    {"ToTensor", "MaybeToTensor", "Normalize", "MaybeConvertMode", "PILToTensor", "ConvertImageDtype"}
-)
 
 
 @dataclass(frozen=True)
@@ -40,17 +35,27 @@ class FastTransform:
     crop : (int, int)
         Height and width that are cut out.
     mode : {"bicubic", "bilinear"}
-    table : (3, 256) float32
-        What becomes of each byte of each channel.
+    mean, std : 3 float
+        Of each channel, of pixels in [0, 1].
     """
 
     size: int | tuple[int, int]
     crop: tuple[int, int]
     mode: str
-    table: FloatArray
+    mean: ByChannel
+    std: ByChannel
 
     def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
         """(3, H, W) float32."""
+        return normalized(self.to_bytes(image), self.mean, self.std)
+
+    @property
+    def levels(self) -> Levels:
+        """Its halves."""
+        return Levels(self.to_bytes, self.mean, self.std)
+
+    def to_bytes(self, image: PIL.Image.Image) -> torch.Tensor:
+        """(3, H, W) uint8: scaled and cut out."""
         import torch
         from torch.nn.functional import interpolate
 
@@ -63,11 +68,7 @@ class FastTransform:
         height, width = self.crop
         # As torchvision's CenterCrop rounds: half to even.
         top, left = round((size[0] - height) / 2.0), round((size[1] - width) / 2.0)
-        cut = pixels[0, :, top : top + height, left : left + width].numpy()
-        found = np.empty((3, height, width), dtype=np.float32)
-        for values, channel, out in zip(self.table, cut, found, strict=True):
-            np.take(values, channel, out=out, mode="clip")
-        return torch.from_numpy(found)
+        return pixels[0, :, top : top + height, left : left + width]
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         """Height and width after scaling, as torchvision's Resize computes them."""
@@ -109,9 +110,8 @@ def fast_transform(preprocess: Callable[[Any], Any]) -> FastTransform | None:
     )
     if not fits or mode not in ("bicubic", "bilinear") or resize.max_size is not None or not resize.antialias:
         return None
-    if any(type(step).__name__ not in _POINTWISE and not _is_rgb(step) for step in rest):
-        return None
-    return FastTransform(size, crop, mode, _table(rest))
+    found = normalization(rest)
+    return found and FastTransform(size, crop, mode, *found)
 
 
 def _size(size: Any) -> int | tuple[int, int]:
@@ -119,17 +119,3 @@ def _size(size: Any) -> int | tuple[int, int]:
     if isinstance(size, int):
         return size
     return int(size[0]) if len(size) == 1 else (int(size[0]), int(size[1]))
-
-
-def _is_rgb(step: Any) -> bool:
-    return getattr(step, "__name__", "") == "_convert_to_rgb"
-
-
-def _table(steps: list[Any]) -> FloatArray:
-    """(3, 256): what these make of an image whose pixels are grey, of each brightness."""
-    from PIL import Image
-
-    made: Any = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2))
-    for step in steps:
-        made = step(made)
-    return np.ascontiguousarray(np.asarray(made, dtype=np.float32)[:, 0, :])

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from embedstore.encoders.base import Differentiable
 from embedstore.encoders.fast import FastTransform
 from embedstore.encoders.runtime import computing_in, exact_convolutions
@@ -86,11 +84,7 @@ def _taken_apart(preprocess: Callable[[Any], Any]) -> tuple[Callable[[Any], Any]
     from torchvision.transforms import Compose, Normalize
 
     if isinstance(preprocess, FastTransform):
-        grey = np.arange(256, dtype=np.float32) / 255
-        low, high = preprocess.table[:, 0].tolist(), preprocess.table[:, 255].tolist()
-        std = [1 / (top - bottom) for bottom, top in zip(low, high, strict=True)]
-        mean = [-bottom * each for bottom, each in zip(low, std, strict=True)]
-        return replace(preprocess, table=np.stack([grey] * 3)), Normalize(mean, std)
+        return replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1)), Normalize(preprocess.mean, preprocess.std)
     steps = list(getattr(preprocess, "transforms", ()))
     if steps and isinstance(steps[-1], Normalize):
         return Compose(steps[:-1]), steps[-1]

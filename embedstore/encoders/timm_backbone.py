@@ -89,7 +89,7 @@ class TimmEncoder:
         self.projection: FloatArray = np.eye(probe.shape[1], dtype=np.float32)
 
     def images(self, batch: torch.Tensor) -> ImageFeatures:
-        """Embed a batch, (B, 3, H, W) on the CPU, pinned or not."""
+        """Embed a batch, (B, 3, H, W) float32, on its device or on the CPU."""
         with runtime.forward_pass(self._device, self._precision):
             return ImageFeatures(runtime.to_numpy(self.model(batch.to(self._device, non_blocking=True))))
 

@@ -177,7 +177,7 @@ class BlockRunner:
         block.reasons.update({at + row: reason for row, reason in enumerate(batch.reasons) if reason is not None})
         if not len(good):
             return
-        made = self.encoder.images(batch.pixels)
+        made = self.encoder.images(batch.on(self.encoder.device))
         vectors = {"features": made.features}
         if made.projected is not None:
             vectors["projected"] = made.projected

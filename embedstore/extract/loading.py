@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from embedstore.encoders.levels import Levels, levels
 from embedstore.encoders.runtime import out_of_memory
 from embedstore.errors import EmbedstoreError, ImageError, SourceError, one_line
 from embedstore.records import Rows, Shard
@@ -35,12 +36,19 @@ class Batch:
     It pins its pixels when torch asks it to, so that they can be copied to a GPU behind its back.
     """
 
-    pixels: Any  # (G, 3, H, W) of the G good rows, a tensor or array as preprocess gives; None where G = 0
+    pixels: Any  # (G, 3, H, W) of the G good rows: bytes, or a tensor or array as preprocess gives; None where G = 0
     reasons: list[str | None]
     captions: list[str | None] | None
+    halves: Levels | None = None  # of the transform, whose first one has been run where pixels are bytes
     number: int = 0  # of the batches asked for
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
+
+    def on(self, device: str) -> Any:
+        """(G, 3, H, W): what the model takes, on its device where the pixels came as bytes."""
+        if self.halves is None:
+            return self.pixels
+        return self.halves.normalized(self.pixels.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Called by torch's loader, by this name."""
@@ -153,23 +161,23 @@ def each_batch(
     workers: int | None = 0,
     pin: bool = False,
 ) -> Generator[Batch | EmbedstoreError]:
-    """Yield batches of `rows`, each from a row to another, in order.
+    """Yield batches of `rows`, each from a row to another, in order; their pixels are bytes where `preprocess` allows.
 
     `workers` processes read ahead, none if 0, as many as pay off if None; each keeps at most two batches ready. `pin`
     puts them where a GPU copies from without waiting. Closing this ends the workers, whoever still holds it (a
     traceback does).
     """
-    decoder = Decoder(source, rows.shards, preprocess, captions)
+    halves = levels(preprocess)
+    decoder = Decoder(source, rows.shards, halves.to_bytes if halves else preprocess, captions)
     requests = (
         (number, replace(rows.part(*place), shards=(), class_names=None)) for number, place in enumerate(batches)
     )
     workers = worker_count(workers, sum(stop - start for start, stop in batches))
-    if workers:
-        yield from _load_ahead(decoder, requests, workers, pin)
-        return
-    for request in requests:
-        batch = decoder[request]
-        yield batch.pin_memory() if pin and isinstance(batch, Batch) else batch
+    loaded = _load_ahead(decoder, requests, workers, pin) if workers else _load(decoder, requests, pin)
+    for batch in loaded:
+        if isinstance(batch, Batch):
+            batch.halves = halves
+        yield batch
 
 
 def stacked(pixels: list[Any]) -> Any:
@@ -203,6 +211,12 @@ def _start_forkserver() -> None:
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _load(decoder: Decoder, requests: Iterator[Request], pin: bool) -> Iterator[Batch | EmbedstoreError]:
+    for request in requests:
+        batch = decoder[request]
+        yield batch.pin_memory() if pin and isinstance(batch, Batch) else batch
 
 
 def _load_ahead(decoder: Decoder, requests: Iterator[Request], workers: int, pin: bool) -> DataLoader[Any]:

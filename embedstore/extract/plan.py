@@ -148,7 +148,7 @@ def _measure(
         if isinstance(batch, EmbedstoreError):
             raise batch
         if batch.pixels is not None:
-            encoder.images(batch.pixels)
+            encoder.images(batch.on(encoder.device))
         if number == 0 and len(batches) > 1:
             began = time.perf_counter()  # the first one also waits for workers, and for kernels to be chosen
             continue

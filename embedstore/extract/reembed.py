@@ -127,7 +127,7 @@ def _embedded(
         if batch.pixels is None:
             yield row, str(batch.reasons[0])
             continue
-        waiting.append((row, batch.pixels))
+        waiting.append((row, batch.on(encoder.device)))
         if len(waiting) == batch_size:
             yield from embed()
     yield from embed()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -40,7 +41,7 @@ class Listing(Rows):
 
     def __init__(self, parts: Iterable[Rows], limit: int | None = None) -> None:
         # Closed by whoever collects garbage, in whatever thread.
-        self._set(_rows=0, _file=sqlite3.connect("", isolation_level=None, check_same_thread=False))
+        self._set(_rows=0, _last="", _file=sqlite3.connect("", isolation_level=None, check_same_thread=False))
         with _room():
             for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE_KIB}"):
                 self._file.execute(f"PRAGMA {pragma}")
@@ -105,18 +106,33 @@ class Listing(Rows):
     def _add(self, piece: Rows) -> None:
         first = len(self)
         numbers = [np.ascontiguousarray(getattr(piece, name), dtype).tobytes() for name, dtype in _NUMBERS.items()]
-        keyed = ((_raw(key), row) for row, key in enumerate(piece.keys, first))
         with _room():
             self._file.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?)", (first, json.dumps(piece.keys), *numbers))
-            self._set(_rows=first + len(piece))
+        self._set(_rows=first + len(piece))
+        # Keys that ascend, as those of most shards do, cannot repeat. Once they do not, all are looked up.
+        if self._last is None:
+            self._look_up(first, piece.keys)
+        elif _ascend([self._last, *piece.keys]):
+            self._set(_last=piece.keys[-1])
+        else:
+            self._set(_last=None)
+            row = 0
+            for keys in self.pieces("keys"):
+                self._look_up(row, keys)
+                row += len(keys)
+
+    def _look_up(self, first: int, keys: Sequence[str]) -> None:
+        """Note the keys of rows from `first` on; SourceError if one was noted before."""
+        keyed = ((_raw(key), row) for row, key in enumerate(keys, first))
+        with _room():
             try:
                 self._file.executemany("INSERT INTO seen VALUES (?, ?)", keyed)
             except sqlite3.IntegrityError:
-                raise self._repeated(first, piece) from None
+                raise self._repeated(first, keys) from None
 
-    def _repeated(self, first: int, piece: Rows) -> SourceError:
-        """What to say of the first key of a piece that was listed before."""
-        for row, key in enumerate(piece.keys, first):
+    def _repeated(self, first: int, keys: Sequence[str]) -> SourceError:
+        """What to say of the first of these keys that was listed before."""
+        for row, key in enumerate(keys, first):
             (earlier,) = self._file.execute("SELECT row FROM seen WHERE key = ?", (_raw(key),)).fetchone()
             if earlier != row:
                 break
@@ -125,6 +141,10 @@ class Listing(Rows):
             f"key {key!r} is in {places[0]} and again in {places[1]}; keys must be unique in a split."
             " Are two splits or data sets mixed, or a sample's members not side by side?"
         )
+
+
+def _ascend(keys: Sequence[str]) -> bool:
+    return all(map(operator.lt, keys, keys[1:]))
 
 
 def _raw(key: str) -> bytes:
