@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from multiprocessing import synchronize
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from embedstore.cli import main, run_typed
 from embedstore.encoders import load_encoder
 from embedstore.errors import ModelUnavailable
 from embedstore.extract import embed_images, embed_texts, list_rows
+from embedstore.extract.loading import report_unless_alone
 from embedstore.records import Failure
 from embedstore.sources import open_source
 from embedstore.store import Store
@@ -97,3 +101,45 @@ def test_a_session_that_is_cut_off_stops_unless_nohup(
     assert process.returncode == code, stderr
     assert ("Stopping …\nStopped." in stderr) == (code == 75)
     assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0, 4.0, 5.0])
+def test_a_command_that_is_stopped_while_its_decoders_start_says_only_that(
+    pictures: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]], seconds: float
+) -> None:
+    words = ["extract", pictures / "tars/many.tar", "--store", tmp_path / "s.zarr", "--model", "fake", "--workers", "2"]
+    with start(*words) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (75, 0), stderr  # a quick machine may be done by then
+    # The server that forks decoders may be at it only now, for a process that is gone.
+    assert "forkserver.py" not in stderr
+
+
+def test_a_worker_is_silent_about_a_process_that_is_gone_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    def semaphore() -> None:
+        synchronize.SemLock.__setstate__(object.__new__(synchronize.SemLock), (0, 0, 1, "/there-is-none"))
+
+    def file() -> None:
+        Path("/there/is/none").read_bytes()
+
+    def pipe() -> None:
+        raise BrokenPipeError
+
+    def said(fails: Callable[[], None]) -> str:
+        with pytest.raises((FileNotFoundError, BrokenPipeError)) as caught:
+            fails()
+        report_unless_alone(caught.type, caught.value, caught.value.__traceback__)
+        return capsys.readouterr().err
+
+    assert said(semaphore) == said(pipe) == ""
+    assert "FileNotFoundError" in said(file)
+    assert "Traceback" in said(file)
+    sys.excepthook, usual = None, sys.excepthook  # type: ignore[assignment]
+    try:
+        importlib.import_module("embedstore.extract.forked")
+        assert sys.excepthook is report_unless_alone
+    finally:
+        sys.excepthook = usual

@@ -142,13 +142,25 @@ def end_with_parent(worker: int = 0) -> None:
             parent.join()
             os._exit(1)
 
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # A batch is handed over in a thread of its own, which prints a traceback where nobody takes it any more.
-        if not issubclass(kind, EOFError | ConnectionError):
-            sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = report
+    sys.excepthook = report_unless_alone
     threading.Thread(target=wait, daemon=True).start()
+
+
+def report_unless_alone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what a worker dies of, as Python does, but not that the process it works for is gone.
+
+    That shows where a batch is handed over, in a thread of its own; or where the worker has just been forked for a
+    process that was stopped meanwhile, and looks for a semaphore of its.
+    """
+    import sys
+    from multiprocessing import synchronize
+
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    at = trace.tb_frame.f_code.co_filename if trace is not None else ""
+    no_semaphore = issubclass(kind, FileNotFoundError) and at == synchronize.__file__
+    if not no_semaphore and not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, error.__traceback__)
 
 
 def each_batch(
@@ -227,7 +239,7 @@ def _load_ahead(decoder: Decoder, requests: Iterator[Request], workers: int, pin
     # Workers are forked from a server process that has imported what they need and runs no threads. A fork of this
     # process would copy the locks of its threads (Zarr's event loop, torch's pool) as they happen to be.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["embedstore.extract", "torch", "torchvision.transforms", "PIL.Image"])
+    context.set_forkserver_preload(["embedstore.extract.forked", "torch", "torchvision.transforms", "PIL.Image"])
     _start_forkserver()
     return DataLoader(
         decoder,  # type: ignore[arg-type]
