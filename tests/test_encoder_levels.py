@@ -23,6 +23,8 @@ from embedstore.encoders.fake import FakeEncoder, shrink
 from embedstore.encoders.fast import fast_transform
 from embedstore.encoders.levels import levels
 from embedstore.extract import embed_images, list_rows, loading
+from embedstore.extract.plan import make_plan
+from embedstore.extract.reembed import embed_again
 from embedstore.sources import open_source
 from embedstore.store import Store
 
@@ -120,6 +122,11 @@ TENSOR, NORMALIZE = transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.2
         transforms.Compose([TENSOR, NORMALIZE, transforms.ConvertImageDtype(torch.float64)]),
         transforms.Compose([transforms.Grayscale(1), TENSOR, transforms.Normalize((0.5,), (0.2,))]),
         transforms.Compose([transforms.PILToTensor()]),
+        transforms.Compose([transforms.Resize(32), TENSOR, transforms.CenterCrop(16), NORMALIZE]),
+        transforms.Compose([TENSOR, transforms.RandomHorizontalFlip(0.5)]),
+        transforms.Compose([transforms.Grayscale(1), TENSOR]),
+        transforms.Compose([transforms.PILToTensor(), NORMALIZE]),
+        transforms.Compose([TENSOR, transforms.Normalize(0.5, 0.5)]),  # type: ignore[arg-type]
         defended("jpeg", 60, lambda: transforms.Compose([transforms.Resize(32), TENSOR, Brighter()])),
     ],
 )
@@ -127,9 +134,48 @@ def test_other_transforms_are_left_whole(transform):
     assert levels(transform) is None
 
 
-def test_what_travels_is_bytes_and_the_store_is_the_same(pictures: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_gpu_divides_as_a_cpu_does(monkeypatch):
+    """By a number it would multiply with the reciprocal, which rounds otherwise; nothing here could tell."""
+    operations = {name: getattr(torch.Tensor, name) for name in ("div_", "sub_")}
+
+    def by_tensors(name: str, mine: torch.Tensor, other: Any) -> Any:
+        assert isinstance(other, torch.Tensor)
+        assert other.shape == (3, 1, 1)
+        return operations[name](mine, other)
+
+    for name in operations:
+        monkeypatch.setattr(torch.Tensor, name, lambda mine, other, name=name: by_tensors(name, mine, other))
+    halves = levels(made("shortest"))
+    assert halves is not None
+    assert halves.normalized(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).shape == (1, 3, 2, 2)
+
+
+def test_what_is_cut_off_does_not_wait_in_memory():
+    for name in ("shortest", "fast"):
+        halves = levels(made(name))
+        assert halves is not None
+        assert halves.to_bytes(Image.new("RGB", (4000, 100))).untyped_storage().nbytes() == 3 * 32 * 32
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Any:
     folder = encoder_models.save(tmp_path / "vit", encoder_models.CONFIGS["vit"])
-    encoder, source = load_encoder(f"local-dir:{folder}", device="cpu"), open_source(str(pictures / "pets/train"))
+    return load_encoder(f"local-dir:{folder}", device="cpu")
+
+
+def test_whoever_embeds_normalises(vit: Any, pictures: Path, tmp_path: Path) -> None:
+    source, store = open_source(str(pictures / "pets/train")), Store.create(tmp_path / "s.zarr")
+    assert make_plan(None, vit, source, block_rows=4, workers=0).images_per_second is not None
+    split = list_rows(store, source, block_rows=4)
+    store.add_model(vit.provenance, vit.projection)
+    embed_images(store, vit, source, split, workers=0)
+    found = embed_again(store, vit, source, 8)
+    assert (found.rows, found.problems) == (8, ())
+    assert found.smallest_cosine > 0.99999
+
+
+def test_what_travels_is_bytes_and_the_store_is_the_same(vit: Any, pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    encoder, source = vit, open_source(str(pictures / "pets/train"))
     travelled = []
     pixels_on = loading.Batch.on
 

@@ -29,6 +29,8 @@ FILES = [
     "ape/ü ñ.png",
     "b-c/1.png",
     "b/2.png",
+    "b/x/3.png",
+    "b-c/y/4.png",
 ]
 
 
@@ -81,6 +83,8 @@ def test_a_folder_at_any_url(zoo: Path) -> None:
     for path in zoo.rglob("*"):
         if path.is_file():
             memory.pipe(f"/files/zoo/{path.relative_to(zoo)}", path.read_bytes())
+    for hidden in (".a.png", "ape/.b.png", ".dir/c.png", "ape/.dir/d.png"):
+        memory.pipe(f"/files/zoo/{hidden}", b"x")
     source = open_source("memory://files/zoo")
     rows, local = source.scan(), open_source(str(zoo)).scan()
     assert rows.fingerprint() == local.fingerprint()
@@ -151,6 +155,7 @@ def test_links_are_followed_but_not_in_circles(zoo: Path, tmp_path: Path) -> Non
     source = open_source(str(links))
     rows = source.scan()
     assert list(rows.keys) == ["ape/ü ñ.png", "zebra/b.png", "zebra/gone.png"]
+    assert rows.length.tolist() == [*((zoo / name).stat().st_size for name in rows.keys[:2]), -1]
     good, also_good, gone = source.read(rows, 0, 3)
     assert isinstance(good, bytes)
     assert also_good == (zoo / "zebra" / "b.png").read_bytes()

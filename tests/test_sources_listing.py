@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -103,6 +105,17 @@ def test_a_key_that_comes_twice_is_refused_and_both_places_are_named(first, agai
         Listing([rows])
     with pytest.raises(SourceError, match="must be unique"):
         Listing([rows], limit=1)  # what is beyond the limit must be sound, too
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda rows: pickle.loads(pickle.dumps(rows))])
+def test_a_copy_is_plain_rows_and_the_original_lives_on(copied):
+    rows = made(["b", "a"])
+    listing = Listing([rows])
+    found = copied(listing)
+    assert type(found) is Rows
+    assert equal(found, rows)
+    del found
+    assert equal(listing.part(0, None), rows)
 
 
 def test_there_is_no_other_attribute():

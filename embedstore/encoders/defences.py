@@ -148,7 +148,7 @@ class Defended:
 
 
 @dataclass(frozen=True)
-class _Levels:
+class _Fitted:
     """The image that a fast transform makes before it normalises."""
 
     transform: FastTransform
@@ -186,7 +186,7 @@ def _parts(preprocess: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], Call
     if preprocess is fake.shrink:
         return fake._small, fake.shrink  # which leaves a small image as it is
     if isinstance(preprocess, FastTransform):
-        return _Levels(preprocess), replace(preprocess, size=preprocess.crop)
+        return _Fitted(preprocess), replace(preprocess, size=preprocess.crop)
     steps = list(getattr(preprocess, "transforms", ()))
     tensor = [at for at, step in enumerate(steps) if type(step).__name__ in TO_TENSOR]
     if not tensor:

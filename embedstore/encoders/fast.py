@@ -68,7 +68,8 @@ class FastTransform:
         height, width = self.crop
         # As torchvision's CenterCrop rounds: half to even.
         top, left = round((size[0] - height) / 2.0), round((size[1] - width) / 2.0)
-        return pixels[0, :, top : top + height, left : left + width]
+        # A copy: what is cut off must not wait in memory for the rest of the batch.
+        return pixels[0, :, top : top + height, left : left + width].contiguous()
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         """Height and width after scaling, as torchvision's Resize computes them."""
@@ -99,7 +100,7 @@ def with_fast_transform(encoder: Encoder) -> Encoder:
 
 def fast_transform(preprocess: Callable[[Any], Any]) -> FastTransform | None:
     """The fast form of a torchvision composition; None where it has none."""
-    steps = [step for step in getattr(preprocess, "transforms", []) if getattr(step, "__name__", "") != "to_rgb"]
+    steps = [step for step in getattr(preprocess, "transforms", []) if not _makes_rgb(step)]
     if len(steps) < 3 or [type(step).__name__ for step in steps[:2]] != ["Resize", "CenterCrop"]:
         return None
     resize, cut, *rest = steps
@@ -119,3 +120,9 @@ def _size(size: Any) -> int | tuple[int, int]:
     if isinstance(size, int):
         return size
     return int(size[0]) if len(size) == 1 else (int(size[0]), int(size[1]))
+
+
+def _makes_rgb(step: Any) -> bool:
+    """Whether a step does nothing to an image that is RGB, as all are here; open_clip has had two of them."""
+    name = getattr(step, "__name__", type(step).__name__)
+    return name in ("to_rgb", "_convert_to_rgb", "MaybeConvertMode") and getattr(step, "mode", "RGB") == "RGB"

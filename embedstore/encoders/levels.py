@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ByChannel: TypeAlias = tuple[float, float, float]
 
 # Steps of a composition that make a tensor of an image; by their names, because three libraries have their own.
-TO_TENSOR = frozenset({"ToTensor", "MaybeToTensor", "PILToTensor"})
+_FLOATS = frozenset({"ToTensor", "MaybeToTensor"})
+TO_TENSOR = _FLOATS | {"PILToTensor"}
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ def levels(preprocess: Callable[[Any], Any]) -> Levels | None:
         return known
     from torchvision.transforms import Compose
 
-    found = normalization(steps[at:])
-    return found and Levels(Compose([*steps[:at], as_bytes]), *found)
+    found, first = normalization(steps[at:]), Compose(steps[:at])
+    if found is None or getattr(first(_every_byte()), "mode", None) != "RGB":
+        return None
+    return Levels(Compose([*steps[:at], as_bytes]), *found)
 
 
 def as_bytes(image: PIL.Image.Image) -> torch.Tensor:
@@ -79,18 +82,24 @@ def normalized(pixels: torch.Tensor, mean: ByChannel, std: ByChannel) -> torch.T
 def normalization(steps: list[Any]) -> tuple[ByChannel, ByChannel] | None:
     """Mean and standard deviation, if these steps make a tensor of an RGB image and normalise it, and do nothing else.
 
-    They are tried on an image that has every byte in every channel, so that no other step is taken for these.
+    They are known by their names, and tried on an image that has every byte in every channel.
     """
-    from PIL import Image
-
-    last: Any = steps[-1] if steps else None
-    given = (last.mean, last.std) if type(last).__name__ == "Normalize" else ((0, 0, 0), (1, 1, 1))
-    if [len(values) for values in given] != [3, 3]:
+    names = [type(step).__name__ for step in steps]
+    if not _FLOATS.intersection(names[:1]) or names[1:] not in ([], ["Normalize"]):
+        return None
+    given = (steps[1].mean, steps[1].std) if len(steps) > 1 else ((0, 0, 0), (1, 1, 1))
+    if [np.shape(values) for values in given] != [(3,), (3,)]:
         return None
     mean, std = ((float(a), float(b), float(c)) for a, b, c in given)
-    every = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 1)), axis=1)
-    made: Any = Image.fromarray(np.ascontiguousarray(every.reshape(3, 16, 16).transpose(1, 2, 0)))
-    expected = normalized(as_bytes(made), mean, std).numpy()
+    image = _every_byte()
+    made: Any = image
     for step in steps:
         made = step(made)
-    return (mean, std) if np.array_equal(np.asarray(made), expected) else None
+    return (mean, std) if np.array_equal(np.asarray(made), normalized(as_bytes(image), mean, std).numpy()) else None
+
+
+def _every_byte() -> PIL.Image.Image:
+    from PIL import Image
+
+    every = np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (3, 1)), axis=1)
+    return Image.fromarray(np.ascontiguousarray(every.reshape(3, 16, 16).transpose(1, 2, 0)))

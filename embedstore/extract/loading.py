@@ -39,7 +39,7 @@ class Batch:
     pixels: Any  # (G, 3, H, W) of the G good rows: bytes, or a tensor or array as preprocess gives; None where G = 0
     reasons: list[str | None]
     captions: list[str | None] | None
-    halves: Levels | None = None  # of the transform, whose first one has been run where pixels are bytes
+    halves: Levels | None = None  # of the transform, if pixels are the bytes that the first one makes
     number: int = 0  # of the batches asked for
     read_seconds: float = 0.0
     decode_seconds: float = 0.0

@@ -7,6 +7,7 @@ import json
 import operator
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from itertools import chain
 from typing import Any
 
@@ -23,8 +24,8 @@ _NUMBERS = {"labels": np.int32, "shard": np.int32, "offset": np.int64, "length":
 class Listing(Rows):
     """Rows in a temporary file: a part of them is read when it is asked for, a whole column only if somebody wants it.
 
-    The file has no name and goes with this object. It lies where SQLite puts such files: in ``SQLITE_TMPDIR`` or
-    ``TMPDIR``, else in ``/var/tmp`` or ``/tmp``.
+    ``part(0, None)`` is all of them as plain rows, in memory. The file has no name and goes with this object. It lies
+    where SQLite puts such files: in ``SQLITE_TMPDIR`` or ``TMPDIR``, else in ``/var/tmp`` or ``/tmp``.
 
     Parameters
     ----------
@@ -40,9 +41,10 @@ class Listing(Rows):
     """
 
     def __init__(self, parts: Iterable[Rows], limit: int | None = None) -> None:
-        # Closed by whoever collects garbage, in whatever thread.
-        self._set(_rows=0, _last="", _file=sqlite3.connect("", isolation_level=None, check_same_thread=False))
         with _room():
+            # Closed by whoever collects garbage, in whatever thread.
+            file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+            self._set(_rows=0, _last="", _file=file)
             for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE_KIB}"):
                 self._file.execute(f"PRAGMA {pragma}")
             self._file.execute("CREATE TABLE parts (first INTEGER PRIMARY KEY, keys, labels, shard, offset, length)")
@@ -68,6 +70,11 @@ class Listing(Rows):
 
     def __len__(self) -> int:
         return int(self._rows)
+
+    def __reduce__(self) -> tuple[type[Rows], tuple[Any, ...]]:
+        """A copy, in this process or another, is plain rows in memory: the file cannot be shared."""
+        whole = self.part(0, None)
+        return Rows, tuple(getattr(whole, field.name) for field in fields(Rows))
 
     def __del__(self) -> None:
         if "_file" in self.__dict__:  # else it could not even be opened
@@ -159,7 +166,7 @@ def _place(row: Rows) -> str:
 def _room() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:
         raise SourceError(
             f"the list of rows, in a temporary file, cannot go on: {error}; set TMPDIR to a folder with more room"
         ) from error

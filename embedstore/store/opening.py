@@ -46,7 +46,7 @@ def opened(location: Location, *, writable: bool) -> zarr.Group:
 
 def is_taken(location: Location) -> bool:
     """Whether something is there on disk: a file, or a folder that holds any."""
-    if isinstance(location, ZarrStore):
+    if isinstance(location, ZarrStore) or "://" in str(location):
         return False
     path = Path(location)
     return path.is_file() or (path.is_dir() and _holds_files(path))
