@@ -237,7 +237,6 @@ def features(picture: Picture) -> np.ndarray[Any, Any]:
     return FakeEncoder().images(batch).features[0].astype(np.float16)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["tar", "folder"])
 def test_every_kind_of_image_is_embedded_or_in_the_ledger(form: str, workers: int, tmp_path: Path) -> None:
@@ -437,7 +436,6 @@ def test_a_tar_cut_anywhere_is_refused_at_the_scan_and_named(tmp_path: Path) -> 
     assert Store.open(tmp_path / "s.zarr").datasets() == {}
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("workers", "after"), [(0, 0), (1, 0), (0, 6)])
 def test_a_tar_cut_after_the_scan_stops_the_run_and_fails_no_image(tmp_path: Path, workers: int, after: int) -> None:
     path = shard(tmp_path / "bad" / "test-0.tar", 12, (0,))

@@ -73,7 +73,6 @@ def test_features_are_the_encoders_of_each_image_alone(pictures: Path) -> None:
     assert (outcome.ok, outcome.failed, outcome.embedded, outcome.failures) == (24, 0, 24, [])
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
 @pytest.mark.parametrize(
     "options",
     [{"batch_size": 1}, {"batch_size": 64}, pytest.param({"workers": 2}, marks=pytest.mark.slow), {"block_rows": 24}],

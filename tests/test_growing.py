@@ -221,7 +221,8 @@ def test_a_mended_image_is_taken_with_retry_failed_if_no_model_has_embedded_it(t
     (folder / "b5.png").write_bytes(good)
     (tmp_path / "away.png").rename(tmp_path / "nowhere.png")
     with pytest.raises(
-        FingerprintMismatch, match=r"the length of 'b5\.png' was 50, and is \d+ now, with --retry-failed"
+        FingerprintMismatch,
+        match=r"the length of 'b5\.png' was 50, and is \d+ now \(and so for 1 more\)\. If it was mended, --retry",
     ):
         embed(folder, Store.create(location))
     (outcome,) = embed(folder, Store.create(location), retry_failed=True)

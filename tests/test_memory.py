@@ -149,7 +149,6 @@ class Tally:
         return self.preprocess(image)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
 def test_decoders_do_not_run_ahead_of_a_slow_model(tmp_path: Path) -> None:
     workers, batch = 2, 8
     waiting = []

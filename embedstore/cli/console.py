@@ -126,4 +126,4 @@ def print_outcome(console: Console, outcome: Outcome, *, verbose: bool = False) 
     more = outcome.failed - len(shown)
     if more:
         count = f"… and {more:,} more" if shown else f"{more:,} failed before"
-        console.print(f"  {count}; `embedstore info --failures` lists all")
+        console.print(f"  {count}; `embedstore info --store STORE --failures` lists all")

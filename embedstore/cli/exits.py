@@ -60,6 +60,10 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # `embedstore ls | head`: click knows what to do
                 raise
+            if error.errno == errno.ENOSPC and error.filename is None:  # which write it was, Zarr does not say
+                raise _Failure(
+                    f"{error} where the store lies; what is done is kept, and the same command goes on"
+                ) from error
             raise _Failure(error) from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in _REMOTE:

@@ -217,5 +217,6 @@ def _check_budget(outcome: Outcome, most: int | None) -> None:
     example = f" The last: {last.key!r}: {last.stage}: {last.reason}." if last is not None else ""
     raise TooManyFailures(
         f"{outcome.failed:,} of {outcome.rows:,} images of {outcome.name} failed, and {most:,} may.{example} See "
-        "`embedstore info --failures`; allow more with --max-failures, and the same command goes on from here"
+        "`embedstore info --store STORE --failures`; allow more with --max-failures, and the same command goes on "
+        "from here"
     )

@@ -19,7 +19,6 @@ from embedstore.store import Split
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from torch.utils.data import DataLoader
 
 # Below this many images, starting worker processes costs more than they save.
 _WORKERS_PAY_FROM = 4000
@@ -231,8 +230,11 @@ def _load(decoder: Decoder, requests: Iterator[Request], pin: bool) -> Iterator[
         yield batch.pin_memory() if pin and isinstance(batch, Batch) else batch
 
 
-def _load_ahead(decoder: Decoder, requests: Iterator[Request], workers: int, pin: bool) -> DataLoader[Any]:
+def _load_ahead(
+    decoder: Decoder, requests: Iterator[Request], workers: int, pin: bool
+) -> Iterator[Batch | EmbedstoreError]:
     import multiprocessing
+    import warnings
 
     from torch.utils.data import DataLoader
 
@@ -241,12 +243,17 @@ def _load_ahead(decoder: Decoder, requests: Iterator[Request], workers: int, pin
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["embedstore.extract.forked", "torch", "torchvision.transforms", "PIL.Image"])
     _start_forkserver()
-    return DataLoader(
-        decoder,  # type: ignore[arg-type]
-        sampler=requests,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=context,
-        worker_init_fn=end_with_parent,
-        pin_memory=pin,
-    )
+    with warnings.catch_warnings():
+        # More workers than cores: the user's choice, and torch says so at length, twice.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        return iter(
+            DataLoader(
+                decoder,  # type: ignore[arg-type]
+                sampler=requests,
+                batch_size=None,
+                num_workers=workers,
+                multiprocessing_context=context,
+                worker_init_fn=end_with_parent,
+                pin_memory=pin,
+            )
+        )

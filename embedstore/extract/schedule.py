@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from embedstore.errors import EmbedstoreError, UsageError, WorkerLost
@@ -106,7 +106,7 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
     rounds = Rounds(blocks, crew.size)
     at_work: dict[int, list[Block]] = {}  # what each worker has not finished of its round
     idle: set[int] = set()
-    failed_starts = 0
+    failed_starts, notes = 0, tuple[str, ...]()
     try:
         for worker in range(min(crew.size, len(blocks))):
             crew.start(worker)
@@ -124,7 +124,8 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
                     at_work[worker].remove(event.block)
                     failed_starts = 0
                     progress(event.block[2] - event.block[1])
-                    yield event
+                    yield replace(event, notes=event.notes + notes)
+                    notes = ()
                 elif isinstance(event, Idle):
                     assert not at_work[worker], "a worker is idle before it has done its round"
                     idle.add(worker)
@@ -132,6 +133,8 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
                     failed_starts += not at_work[worker]
                     if failed_starts == _ATTEMPTS * crew.size:
                         raise WorkerLost(f"workers end before they embed anything: {event.reason}")
+                    left = len(at_work[worker])
+                    notes += (f"{event.reason}; {left} unfinished block{'s' * (left != 1)} went to others",)
                     rounds.lost(at_work[worker], event.reason)
                     at_work[worker] = []
                     idle.discard(worker)

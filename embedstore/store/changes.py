@@ -63,9 +63,10 @@ def merged(
             row = differs[0]
             more = f" (and so for {len(differs) - 1:,} more)" if len(differs) > 1 else ""
             values = f"was {then[row]}, and is {today[old[row]]} now"
-            if column == "length" and replaceable is None:
-                values += ", with --retry-failed it may be another if no model has embedded that image"
-            raise _changed(name, f"the {column} of {stored.keys[row]!r} {values}{more}")
+            mended = column == "length" and replaceable is None
+            advice = f"If it was mended, --retry-failed embeds it, unless a model has before. {_ADVICE}"
+            what = f"the {column} of {stored.keys[row]!r} {values}{more}"
+            raise _changed(name, what, advice if mended else _ADVICE)
     new = np.setdiff1d(np.arange(len(now)), old)
     if len(new) and not extend:
         verb = "image is" if len(new) == 1 else "images are"
