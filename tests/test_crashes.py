@@ -143,6 +143,7 @@ def test_a_finished_store_is_not_written_to(bench: Bench, scenario: Scenario, tm
 # The harness can fail -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "kind", "found"),
     [

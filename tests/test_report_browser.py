@@ -191,6 +191,7 @@ def test_it_opens_without_a_complaint_or_a_request(browser: Browser, report: Pat
     assert browser.js("document.documentElement.scrollWidth") == WIDTHS[width][0]
 
 
+@pytest.mark.slow
 def test_several_seeds_fit_on_the_page(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(render(content(seeded(MODELS, oods=OODS))), encoding="utf-8")
@@ -205,6 +206,7 @@ def test_several_seeds_fit_on_the_page(browser: Browser, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_method_and_long_names_fit_on_the_page(browser: Browser, tmp_path: Path, width: str) -> None:
     path = tmp_path / "report.html"
@@ -262,6 +264,7 @@ def test_the_plots_follow_the_colour_scheme_while_open(browser: Browser, report:
     assert browser.js(f"getComputedStyle({svg}).backgroundColor") == "rgba(0, 0, 0, 0)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_are_seen_as_they_are_also_on_hover(browser: Browser, tmp_path: Path, text: str) -> None:
     from selenium.webdriver import ActionChains
@@ -332,6 +335,7 @@ def test_choosing_an_ood_set_changes_the_curves_their_table_and_the_histograms(
     assert browser.complaints() == []
 
 
+@pytest.mark.slow
 def test_a_large_study_is_small_enough_and_draws_what_is_in_sight(browser: Browser, tmp_path: Path) -> None:
     sets = tuple(f"set{n}/test" for n in range(8))
     found = content(full(25, sets))

@@ -16,7 +16,7 @@ from embedstore.report.commands import dataset_label
 from embedstore.report.content import Content
 from embedstore.report.page import render
 
-pytestmark = test_report_browser.pytestmark
+pytestmark = [test_report_browser.pytestmark, pytest.mark.slow]
 browser = test_report_browser.browser
 
 OODS = ("a/test", "b/test", "c/test")
