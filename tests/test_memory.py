@@ -149,7 +149,8 @@ class Tally:
         return self.preprocess(image)
 
 
-def test_decoders_do_not_run_ahead_of_a_slow_model(tmp_path: Path) -> None:
+def test_decoders_do_not_run_ahead_of_a_slow_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})  # torch would warn of more workers than cores
     workers, batch = 2, 8
     waiting = []
 

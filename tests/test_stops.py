@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import subprocess
@@ -37,6 +38,18 @@ def test_a_recipe_does_not_go_on_after_a_stopped_command(
     with pytest.raises(click.exceptions.Exit) as ended:
         run_typed("extract", str(pictures / "pets/train"), "--store", str(tmp_path / "s.zarr"), "--model", "fake")
     assert ended.value.exit_code == 75
+
+
+def test_a_full_disk_is_said_to_be_the_stores(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(embedstore.extract, "list_rows", full)
+    words = ["extract", str(pictures / "pets/train"), "--store", str(tmp_path / "s.zarr"), "--model", "fake"]
+    with pytest.raises(
+        click.ClickException, match="No space left on device where the store lies; what is done is kept"
+    ):
+        main(words, standalone_mode=False)
 
 
 def test_an_image_that_cannot_be_preprocessed_fails_alone(pictures: Path) -> None:

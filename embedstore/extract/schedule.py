@@ -134,7 +134,7 @@ def run_blocks(crew: Crew, blocks: Sequence[Block], progress: Callable[[int], No
                     if failed_starts == _ATTEMPTS * crew.size:
                         raise WorkerLost(f"workers end before they embed anything: {event.reason}")
                     left = len(at_work[worker])
-                    notes += (f"{event.reason}; {left} unfinished block{'s' * (left != 1)} went to others",)
+                    notes += (f"{event.reason}, with {left} block{'s' * (left != 1)} unfinished",)
                     rounds.lost(at_work[worker], event.reason)
                     at_work[worker] = []
                     idle.discard(worker)
